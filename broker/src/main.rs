@@ -1,0 +1,5 @@
+//! The `alluvium` program.
+
+fn main() {
+    alluvium::main()
+}

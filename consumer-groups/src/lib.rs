@@ -1,0 +1,1 @@
+//! Kafka consumer groups as state machines without clock, thread or socket.

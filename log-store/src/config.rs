@@ -1,0 +1,5 @@
+//! Settings of one log.
+
+/// Settings of one log, by Kafka's names in snake case.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogConfig {}
