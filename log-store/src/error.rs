@@ -1,6 +1,9 @@
 //! What can go wrong in the log store.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// An error of the log store.
 #[derive(Debug, thiserror::Error)]
@@ -38,4 +41,27 @@ pub enum LogStoreError {
         /// The log's end, exclusive.
         end: i64,
     },
+    /// A batch does not fit into a segment of this log.
+    #[error("a batch of {bytes} bytes does not fit into segments of {segment_bytes}")]
+    BatchTooLarge {
+        /// Size of the batch.
+        bytes: usize,
+        /// `segment.bytes` of the log.
+        segment_bytes: u64,
+    },
+}
+
+impl LogStoreError {
+    /// Adds what was attempted to an error of the system: `disk.open(..).map_err(LogStoreError::io("open", path))?`.
+    pub fn io(operation: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, path: path.as_ref().to_owned(), source }
+    }
+
+    /// Whether the disk, a quota or a file's size limit is exhausted: space may come back, nothing is damaged.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        ))
+    }
 }
