@@ -1,0 +1,140 @@
+//! The real binary as a child process: started on free ports, killed when the guard is dropped.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a broker may take until it says that it is ready; far above what it needs, so that a busy machine passes.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A running `alluvium server`.
+pub struct Broker {
+    child: Child,
+    /// `host:port` for Kafka clients.
+    pub bootstrap: String,
+    /// `host:port` of the HTTP side.
+    pub admin: String,
+    log: Arc<Mutex<String>>,
+}
+
+impl Broker {
+    /// A broker on a temporary directory of its own.
+    pub fn ephemeral() -> Self {
+        Self::ephemeral_with(&[])
+    }
+
+    /// [`Broker::ephemeral`] with more arguments.
+    pub fn ephemeral_with(arguments: &[&str]) -> Self {
+        Self::start(&[&["--ephemeral"], arguments].concat())
+    }
+
+    /// A broker on `data`, which outlives it.
+    pub fn on(data: &Path, arguments: &[&str]) -> Self {
+        let data = data.to_str().expect("a data directory in UTF-8");
+        Self::start(&[&["--data-dir", data], arguments].concat())
+    }
+
+    fn start(arguments: &[&str]) -> Self {
+        match Self::try_start(arguments) {
+            Ok(broker) => broker,
+            Err(log) => panic!("the broker did not become ready:\n{log}"),
+        }
+    }
+
+    /// Starts `alluvium server`; the error is what it wrote to stderr before it ended.
+    pub fn try_start(arguments: &[&str]) -> Result<Self, String> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+            .args(["server", "--port", "0", "--admin-listen", "127.0.0.1:0", "--print-ready", "json"])
+            .args(arguments)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starting alluvium");
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = BufReader::new(child.stderr.take().expect("a piped stderr"));
+        let reader = thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    let mut log = log.lock().expect("the log");
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            }
+        });
+        let mut stdout = BufReader::new(child.stdout.take().expect("a piped stdout"));
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            let read = stdout.read_line(&mut line);
+            // The receiver is gone where the broker took too long; the test has failed by then.
+            drop(sender.send(read.map(|_| line)));
+        });
+        let line = receiver.recv_timeout(START_LIMIT).ok().and_then(Result::ok).unwrap_or_default();
+        let Ok(ready) = serde_json::from_str::<serde_json::Value>(&line) else {
+            drop(child.kill());
+            drop(child.wait());
+            drop(reader.join());
+            return Err(log.lock().expect("the log").clone());
+        };
+        let text = |key: &str| ready[key].as_str().unwrap_or_default().to_owned();
+        Ok(Self { child, bootstrap: text("bootstrap"), admin: text("admin"), log })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("the log").clone()
+    }
+
+    /// Kills it as `kill -9` does and waits until it is gone.
+    pub fn kill(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("signalling the broker");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("waiting for the broker")
+    }
+
+    /// Resident memory now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("--- the broker's log ---\n{}", self.log());
+        }
+    }
+}
