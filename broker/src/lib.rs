@@ -1,4 +1,12 @@
 //! The Alluvium broker: sockets, Kafka's wire protocol, configuration, command line.
 
+pub mod api;
+pub mod budget;
+pub mod clock;
+pub mod config;
+pub mod metrics;
+pub mod partitions;
+pub mod server;
+
 /// Runs the program.
 pub fn main() {}

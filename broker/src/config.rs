@@ -1,0 +1,1241 @@
+//! Every setting of a server: Kafka's name, meaning, unit, default.
+//!
+//! ```text
+//! flag > --set key=value > ALLUVIUM_<KEY> > file > default
+//!
+//! file: the one named by -c, else the first of ./alluvium.toml, $XDG_CONFIG_HOME/alluvium/alluvium.toml,
+//!       /etc/alluvium/alluvium.toml that exists
+//! ```
+//! [`SETTINGS`] is the table from which everything else follows: the parser, the "did you mean", DescribeConfigs of
+//! broker resources, and `deploy/alluvium.toml`, which is [`annotated`] written out (a test keeps them equal).
+//! Nothing else of the broker reads the environment.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    net::{SocketAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// What values a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number within bounds, both inclusive.
+    Integer {
+        /// Smallest.
+        min: i64,
+        /// Largest.
+        max: i64,
+    },
+    /// Any text.
+    Text,
+    /// Comma-separated texts.
+    List,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+}
+
+/// One setting of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Kafka's name, or ours where Kafka has none.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// The default as one would write it; empty for "not set".
+    pub default: &'static str,
+    /// What it does, with its unit.
+    pub meaning: &'static str,
+    /// The topic setting for which this is the default.
+    pub topic_setting: Option<&'static str>,
+}
+
+const fn setting(name: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Setting {
+    Setting { name, kind, default, meaning, topic_setting: None }
+}
+
+const fn topic_default(
+    name: &'static str,
+    topic_setting: &'static str,
+    kind: Kind,
+    default: &'static str,
+    meaning: &'static str,
+) -> Setting {
+    Setting { name, kind, default, meaning, topic_setting: Some(topic_setting) }
+}
+
+const fn integer(min: i64, max: i64) -> Kind {
+    Kind::Integer { min, max }
+}
+
+const I32_MAX: i64 = i32::MAX as i64;
+
+/// All settings, in the order of `deploy/alluvium.toml`.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "node.id",
+        integer(0, I32_MAX),
+        "1",
+        "Number of this broker in the cluster; kept in the data directory and checked at start.",
+    ),
+    setting(
+        "broker.rack",
+        Kind::Text,
+        "",
+        "Rack or zone of this broker, shown in Metadata for consumers that prefer a near replica.",
+    ),
+    setting("log.dir", Kind::Text, "./alluvium-data", "The data directory (`--data-dir`)."),
+    setting(
+        "wal.dir",
+        Kind::Text,
+        "",
+        "Directory of the write-ahead log where it should be on another device; empty: `wal` in the data directory.",
+    ),
+    setting(
+        "wal.file.bytes",
+        integer(1 << 20, 1 << 30),
+        "67108864",
+        "Bytes of each of the up to eight files of the write-ahead log. A batch may not be larger than a quarter of it.",
+    ),
+    setting(
+        "listeners",
+        Kind::List,
+        "PLAINTEXT://127.0.0.1:9092",
+        "Where clients connect: NAME://HOST:PORT, comma-separated; port 0 takes a free one.",
+    ),
+    setting(
+        "advertised.listeners",
+        Kind::List,
+        "",
+        "What clients are told to connect to: NAME://HOST:PORT for each listener; empty: the listeners themselves.",
+    ),
+    setting(
+        "listener.security.protocol.map",
+        Kind::List,
+        "PLAINTEXT:PLAINTEXT",
+        "Security protocol of each listener name, NAME:PROTOCOL; PLAINTEXT is the one there is.",
+    ),
+    setting(
+        "admin.listen",
+        Kind::Text,
+        "127.0.0.1:9644",
+        "Where /metrics, /livez, /readyz and /healthz are served; empty: nowhere; port 0 takes a free one.",
+    ),
+    setting("num.partitions", integer(1, 10_000), "1", "Partitions of a topic created without a number."),
+    setting(
+        "default.replication.factor",
+        integer(1, 32_767),
+        "1",
+        "Replicas of a topic created without a number; never more than there are brokers.",
+    ),
+    setting(
+        "auto.create.topics.enable",
+        Kind::Bool,
+        "true",
+        "Whether a topic that a client asks for comes into being by itself.",
+    ),
+    setting("delete.topic.enable", Kind::Bool, "true", "Whether topics may be deleted."),
+    setting(
+        "socket.request.max.bytes",
+        integer(1_024, I32_MAX),
+        "104857600",
+        "Largest request, bytes; a longer one closes the connection.",
+    ),
+    setting(
+        "queued.max.request.bytes",
+        integer(16 << 20, i64::MAX),
+        "268435456",
+        "Bytes of requests and responses in memory over all connections; sockets are not read beyond it.",
+    ),
+    setting(
+        "fetch.max.bytes",
+        integer(1_024, I32_MAX),
+        "57671680",
+        "Largest fetch response, bytes; the first batch goes out also when larger.",
+    ),
+    setting(
+        "max.incremental.fetch.session.cache.slots",
+        integer(0, 1_000_000),
+        "1000",
+        "Incremental fetch sessions remembered; an evicted client starts over by itself.",
+    ),
+    setting(
+        "connections.max.idle.ms",
+        integer(1_000, i64::MAX),
+        "600000",
+        "A connection without a request for so long is closed, milliseconds.",
+    ),
+    setting(
+        "max.connections",
+        integer(1, I32_MAX),
+        "2147483647",
+        "Connections of clients; more are closed at once. Descriptors bound it as well.",
+    ),
+    setting(
+        "max.connections.per.ip",
+        integer(1, I32_MAX),
+        "2147483647",
+        "Connections of clients from one address.",
+    ),
+    setting(
+        "offsets.topic.num.partitions",
+        integer(1, 10_000),
+        "50",
+        "Partitions of __consumer_offsets; fixed once it exists.",
+    ),
+    setting(
+        "offsets.topic.replication.factor",
+        integer(1, 32_767),
+        "3",
+        "Replicas of __consumer_offsets; never more than there are brokers.",
+    ),
+    setting(
+        "offsets.retention.minutes",
+        integer(1, I32_MAX),
+        "10080",
+        "Committed offsets of an empty group are kept so long, minutes.",
+    ),
+    setting(
+        "offsets.retention.check.interval.ms",
+        integer(1, i64::MAX),
+        "600000",
+        "How often expired offsets are looked for, milliseconds.",
+    ),
+    setting(
+        "offset.metadata.max.bytes",
+        integer(0, I32_MAX),
+        "4096",
+        "Longest text committed beside an offset, bytes.",
+    ),
+    setting(
+        "group.initial.rebalance.delay.ms",
+        integer(0, I32_MAX),
+        "3000",
+        "How long the first rebalance of an empty group waits for more members, milliseconds (0 with --ephemeral and in the demo).",
+    ),
+    setting(
+        "group.min.session.timeout.ms",
+        integer(1, I32_MAX),
+        "6000",
+        "Shortest session timeout that a member may ask for, milliseconds.",
+    ),
+    setting(
+        "group.max.session.timeout.ms",
+        integer(1, I32_MAX),
+        "1800000",
+        "Longest session timeout that a member may ask for, milliseconds.",
+    ),
+    setting("group.max.size", integer(1, I32_MAX), "2147483647", "Most members of a group."),
+    setting(
+        "producer.id.expiration.ms",
+        integer(1, I32_MAX),
+        "86400000",
+        "An idempotent producer that wrote nothing for so long is forgotten, milliseconds.",
+    ),
+    setting(
+        "replica.lag.time.max.ms",
+        integer(1, i64::MAX),
+        "30000",
+        "A replica that is behind for longer leaves the in-sync replicas, milliseconds.",
+    ),
+    setting(
+        "log.retention.check.interval.ms",
+        integer(1, i64::MAX),
+        "300000",
+        "How often segments past their retention are looked for, milliseconds.",
+    ),
+    setting(
+        "log.retention.hours",
+        integer(-1, I32_MAX),
+        "168",
+        "Hours that records are kept where neither minutes nor milliseconds say otherwise; -1: for ever.",
+    ),
+    setting(
+        "log.retention.minutes",
+        integer(-1, I32_MAX),
+        "",
+        "Minutes that records are kept; beats log.retention.hours.",
+    ),
+    topic_default(
+        "log.retention.ms",
+        "retention.ms",
+        integer(-1, i64::MAX),
+        "",
+        "Milliseconds that records are kept; beats minutes and hours; -1: for ever.",
+    ),
+    topic_default(
+        "log.retention.bytes",
+        "retention.bytes",
+        integer(-1, i64::MAX),
+        "-1",
+        "Bytes kept of each partition; -1: all.",
+    ),
+    topic_default(
+        "log.segment.bytes",
+        "segment.bytes",
+        integer(1 << 20, I32_MAX),
+        "1073741824",
+        "A segment that would grow beyond it is closed and a new one begun, bytes.",
+    ),
+    setting(
+        "log.roll.hours",
+        integer(1, I32_MAX),
+        "168",
+        "Hours after which a segment is closed, unless log.roll.ms says otherwise.",
+    ),
+    topic_default(
+        "log.roll.ms",
+        "segment.ms",
+        integer(1, i64::MAX),
+        "",
+        "Milliseconds of record time after which a segment is closed; beats log.roll.hours.",
+    ),
+    topic_default(
+        "log.roll.jitter.ms",
+        "segment.jitter.ms",
+        integer(0, i64::MAX),
+        "0",
+        "Largest random part taken off log.roll.ms, milliseconds.",
+    ),
+    topic_default(
+        "log.cleanup.policy",
+        "cleanup.policy",
+        Kind::List,
+        "delete",
+        "What happens to old segments: delete, compact, or both. Compaction does not exist yet: such topics keep everything.",
+    ),
+    topic_default(
+        "message.max.bytes",
+        "max.message.bytes",
+        integer(0, I32_MAX),
+        "1048588",
+        "Largest record batch as stored, bytes.",
+    ),
+    topic_default(
+        "min.insync.replicas",
+        "min.insync.replicas",
+        integer(1, I32_MAX),
+        "1",
+        "Fewest in-sync replicas for a write with acks=all; a majority is needed anyway.",
+    ),
+    topic_default(
+        "compression.type",
+        "compression.type",
+        Kind::OneOf(&["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]),
+        "producer",
+        "Compression in which batches are stored; producer: as they come.",
+    ),
+    topic_default(
+        "log.message.timestamp.type",
+        "message.timestamp.type",
+        Kind::OneOf(&["CreateTime", "LogAppendTime"]),
+        "CreateTime",
+        "Whose time a record carries: the producer's or that of the append.",
+    ),
+    topic_default(
+        "log.message.timestamp.before.max.ms",
+        "message.timestamp.before.max.ms",
+        integer(0, i64::MAX),
+        "9223372036854775807",
+        "How far in the past a record's timestamp may lie, milliseconds.",
+    ),
+    topic_default(
+        "log.message.timestamp.after.max.ms",
+        "message.timestamp.after.max.ms",
+        integer(0, i64::MAX),
+        "3600000",
+        "How far in the future a record's timestamp may lie, milliseconds.",
+    ),
+    topic_default(
+        "log.segment.delete.delay.ms",
+        "file.delete.delay.ms",
+        integer(0, i64::MAX),
+        "60000",
+        "Kafka's delay before files are unlinked, milliseconds. Shown; readers are safe without it here.",
+    ),
+    topic_default(
+        "log.index.interval.bytes",
+        "index.interval.bytes",
+        integer(0, I32_MAX),
+        "4096",
+        "Bytes of batches between two entries of an index.",
+    ),
+    topic_default(
+        "log.index.size.max.bytes",
+        "segment.index.bytes",
+        integer(4, I32_MAX),
+        "10485760",
+        "Largest index of a segment, bytes.",
+    ),
+    topic_default(
+        "log.flush.interval.messages",
+        "flush.messages",
+        integer(1, i64::MAX),
+        "9223372036854775807",
+        "Shown for tools; every acknowledged record is on disk whatever it says.",
+    ),
+    topic_default(
+        "log.flush.interval.ms",
+        "flush.ms",
+        integer(0, i64::MAX),
+        "9223372036854775807",
+        "Shown for tools; every acknowledged record is on disk whatever it says.",
+    ),
+    topic_default(
+        "log.preallocate",
+        "preallocate",
+        Kind::Bool,
+        "false",
+        "Shown for tools; segments grow as they are written.",
+    ),
+    topic_default(
+        "unclean.leader.election.enable",
+        "unclean.leader.election.enable",
+        Kind::Bool,
+        "false",
+        "Shown for tools; Raft never elects a replica that lacks acknowledged records.",
+    ),
+    topic_default(
+        "log.cleaner.delete.retention.ms",
+        "delete.retention.ms",
+        integer(0, i64::MAX),
+        "86400000",
+        "How long tombstones outlive compaction, milliseconds.",
+    ),
+    topic_default(
+        "log.cleaner.min.cleanable.ratio",
+        "min.cleanable.dirty.ratio",
+        Kind::Text,
+        "0.5",
+        "Share of dirty bytes from which a log is compacted, 0 to 1.",
+    ),
+    topic_default(
+        "log.cleaner.min.compaction.lag.ms",
+        "min.compaction.lag.ms",
+        integer(0, i64::MAX),
+        "0",
+        "A record is not compacted before this age, milliseconds.",
+    ),
+    topic_default(
+        "log.cleaner.max.compaction.lag.ms",
+        "max.compaction.lag.ms",
+        integer(1, i64::MAX),
+        "9223372036854775807",
+        "A record is compacted at the latest at this age, milliseconds.",
+    ),
+    topic_default(
+        "compression.gzip.level",
+        "compression.gzip.level",
+        integer(-1, 9),
+        "-1",
+        "Level of gzip where the broker compresses; -1: the codec's default.",
+    ),
+    topic_default(
+        "compression.lz4.level",
+        "compression.lz4.level",
+        integer(1, 17),
+        "9",
+        "Level of LZ4 where the broker compresses.",
+    ),
+    topic_default(
+        "compression.zstd.level",
+        "compression.zstd.level",
+        integer(-131_072, 22),
+        "3",
+        "Level of zstd where the broker compresses.",
+    ),
+    setting(
+        "metrics.partition.level",
+        Kind::OneOf(&["all", "leaders", "off"]),
+        "all",
+        "Which partitions have series of their own in /metrics.",
+    ),
+    setting(
+        "log.level",
+        Kind::Text,
+        "info",
+        "What is logged: error, warn, info, or a filter such as `info,alluvium::connection=warn`.",
+    ),
+    setting("log.format", Kind::OneOf(&["text", "json"]), "text", "How log lines look on stderr."),
+];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// The table above.
+    Default,
+    /// A file.
+    File(PathBuf),
+    /// An environment variable of this name.
+    Environment(String),
+    /// `--set`.
+    Set,
+    /// A flag of this name.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "environment variable {name}"),
+            Self::Set => f.write_str("--set"),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no such setting.
+    #[error("{origin}: there is no setting '{name}'{}", match suggestion { Some(s) => format!("; did you mean '{s}'?"), None => String::new() })]
+    Unknown {
+        /// Where it stands.
+        origin: Origin,
+        /// The name.
+        name: String,
+        /// The nearest name that exists.
+        suggestion: Option<&'static str>,
+    },
+    /// The value is not what the setting takes.
+    #[error("{origin}: {name} = '{value}': {reason}")]
+    Invalid {
+        /// Where it stands.
+        origin: Origin,
+        /// The setting.
+        name: String,
+        /// The value.
+        value: String,
+        /// What it takes instead.
+        reason: String,
+    },
+    /// A file could not be read, or is not TOML.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's or the parser's word.
+        reason: String,
+    },
+    /// Settings that contradict each other.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+/// Where the values come from, besides the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `-c FILE`: this file and no other.
+    pub file: Option<PathBuf>,
+    /// `--set key=value`, in order.
+    pub set: Vec<(String, String)>,
+    /// Flags that stand for a setting: (flag, setting, value).
+    pub flags: Vec<(&'static str, &'static str, String)>,
+    /// Environment variables; [`Sources::from_environment`] takes the process's own.
+    pub environment: BTreeMap<String, String>,
+    /// Folders in which `alluvium.toml` is looked for when `file` is none, first to last.
+    pub folders: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// The process's environment and the usual folders.
+    pub fn from_environment() -> Self {
+        let environment: BTreeMap<String, String> = std::env::vars().collect();
+        let mut folders = vec![PathBuf::from(".")];
+        if let Some(home) = environment.get("XDG_CONFIG_HOME").filter(|home| !home.is_empty()) {
+            folders.push(Path::new(home).join("alluvium"));
+        } else if let Some(home) = environment.get("HOME") {
+            folders.push(Path::new(home).join(".config/alluvium"));
+        }
+        folders.push(PathBuf::from("/etc/alluvium"));
+        Self { environment, folders, ..Self::default() }
+    }
+}
+
+/// A listener: a name, what it is bound to, and what clients are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name, upper case.
+    pub name: String,
+    /// Host to bind.
+    pub host: String,
+    /// Port to bind; 0 takes a free one.
+    pub port: u16,
+    /// Host that clients are told.
+    pub advertised_host: String,
+    /// Port that clients are told; 0: the one that was bound.
+    pub advertised_port: u16,
+}
+
+/// The settings, checked and typed. The fields are those that the broker itself reads; all values by name are in
+/// [`Config::values`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `node.id`.
+    pub node_id: i32,
+    /// `broker.rack`.
+    pub rack: Option<String>,
+    /// `log.dir`.
+    pub data_dir: PathBuf,
+    /// `wal.dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// `wal.file.bytes`.
+    pub wal_file_bytes: u64,
+    /// `listeners` joined with `advertised.listeners`.
+    pub listeners: Vec<Listener>,
+    /// `admin.listen`.
+    pub admin_listen: Option<String>,
+    /// `num.partitions`.
+    pub num_partitions: i32,
+    /// `default.replication.factor`.
+    pub default_replication_factor: i16,
+    /// `auto.create.topics.enable`.
+    pub auto_create_topics: bool,
+    /// `delete.topic.enable`.
+    pub delete_topics: bool,
+    /// `socket.request.max.bytes`.
+    pub request_max_bytes: usize,
+    /// `queued.max.request.bytes`.
+    pub queued_max_bytes: usize,
+    /// `fetch.max.bytes`.
+    pub fetch_max_bytes: usize,
+    /// `max.incremental.fetch.session.cache.slots`.
+    pub fetch_session_slots: usize,
+    /// `connections.max.idle.ms`.
+    pub connections_max_idle: Duration,
+    /// `max.connections`.
+    pub max_connections: usize,
+    /// `max.connections.per.ip`.
+    pub max_connections_per_ip: usize,
+    /// `offsets.topic.num.partitions`.
+    pub offsets_topic_partitions: i32,
+    /// `offsets.topic.replication.factor`.
+    pub offsets_topic_replication_factor: i16,
+    /// `offsets.retention.minutes`.
+    pub offsets_retention: Duration,
+    /// `offsets.retention.check.interval.ms`.
+    pub offsets_retention_check_interval: Duration,
+    /// `offset.metadata.max.bytes`.
+    pub offset_metadata_max_bytes: usize,
+    /// `group.initial.rebalance.delay.ms`.
+    pub group_initial_rebalance_delay: Duration,
+    /// `group.min.session.timeout.ms`.
+    pub group_min_session_timeout: Duration,
+    /// `group.max.session.timeout.ms`.
+    pub group_max_session_timeout: Duration,
+    /// `group.max.size`.
+    pub group_max_size: usize,
+    /// `producer.id.expiration.ms`.
+    pub producer_id_expiration: Duration,
+    /// `replica.lag.time.max.ms`.
+    pub replica_lag_time_max: Duration,
+    /// `log.retention.check.interval.ms`.
+    pub retention_check_interval: Duration,
+    /// `metrics.partition.level`.
+    pub metrics_partition_level: PartitionLevel,
+    /// `log.level`.
+    pub log_level: String,
+    /// `log.format` is `json`.
+    pub log_json: bool,
+    /// Every setting's value as text, and where it came from.
+    pub values: BTreeMap<&'static str, (String, Origin)>,
+}
+
+/// Which partitions have metrics of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionLevel {
+    /// Every replica held here.
+    All,
+    /// Those led here.
+    Leaders,
+    /// None.
+    Off,
+}
+
+/// The setting of this name.
+pub fn find(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// The known name nearest to `name`, if one is near.
+pub fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|candidate| {
+            (edit_distance(&name.to_ascii_lowercase(), &candidate.to_ascii_lowercase()), candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= (candidate.len().max(name.len()) / 3).clamp(1, 6))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// The environment variable that stands for a setting: `log.retention.ms` is `ALLUVIUM_LOG_RETENTION_MS`.
+pub fn environment_name(setting: &str) -> String {
+    let mut name = String::from("ALLUVIUM_");
+    name.extend(
+        setting.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }),
+    );
+    name
+}
+
+impl Config {
+    /// Joins the sources by precedence, checks every value.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with where it stands.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut values: BTreeMap<&'static str, (String, Origin)> = SETTINGS
+            .iter()
+            .map(|setting| (setting.name, (setting.default.to_owned(), Origin::Default)))
+            .collect();
+        let mut put = |name: &str, value: String, origin: Origin| -> Result<(), ConfigError> {
+            let setting = find(name).ok_or_else(|| ConfigError::Unknown {
+                origin: origin.clone(),
+                name: name.to_owned(),
+                suggestion: did_you_mean(name, SETTINGS.iter().map(|setting| setting.name)),
+            })?;
+            check(setting, &value).map_err(|reason| ConfigError::Invalid {
+                origin: origin.clone(),
+                name: name.to_owned(),
+                value: value.clone(),
+                reason,
+            })?;
+            values.insert(setting.name, (value, origin));
+            Ok(())
+        };
+        let file = match &sources.file {
+            Some(file) => Some(file.clone()),
+            None => {
+                sources.folders.iter().map(|folder| folder.join("alluvium.toml")).find(|path| path.is_file())
+            }
+        };
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| ConfigError::File { path: path.clone(), reason: error.to_string() })?;
+            for (name, value) in parse_file(&path, &text, &sources.environment)? {
+                put(&name, value, Origin::File(path.clone()))?;
+            }
+        }
+        for setting in SETTINGS {
+            let variable = environment_name(setting.name);
+            if let Some(value) = sources.environment.get(&variable) {
+                put(setting.name, value.clone(), Origin::Environment(variable))?;
+            }
+        }
+        for (name, value) in &sources.set {
+            put(name, value.clone(), Origin::Set)?;
+        }
+        for (flag, name, value) in &sources.flags {
+            put(name, value.clone(), Origin::Flag(flag))?;
+        }
+        Self::from_values(values)
+    }
+
+    /// The defaults, with these settings changed; for tests and for brokers inside another process.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn with(set: &[(&str, &str)]) -> Result<Self, ConfigError> {
+        Self::load(&Sources {
+            set: set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            ..Sources::default()
+        })
+    }
+
+    fn from_values(values: BTreeMap<&'static str, (String, Origin)>) -> Result<Self, ConfigError> {
+        let text = |name: &str| values[name].0.clone();
+        let optional = |name: &str| Some(values[name].0.clone()).filter(|value| !value.is_empty());
+        let number = |name: &str| -> i64 {
+            values[name]
+                .0
+                .trim()
+                .parse()
+                .unwrap_or_else(|_| unreachable!("{name} was checked to be a number"))
+        };
+        let millis = |name: &str| Duration::from_millis(number(name).unsigned_abs());
+        let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
+        let flag = |name: &str| values[name].0.trim() == "true";
+        let int = |name: &str| i32::try_from(number(name)).unwrap_or(i32::MAX);
+        let short = |name: &str| i16::try_from(number(name)).unwrap_or(i16::MAX);
+        let config = Self {
+            node_id: int("node.id"),
+            rack: optional("broker.rack"),
+            data_dir: text("log.dir").into(),
+            wal_dir: optional("wal.dir").map(PathBuf::from),
+            wal_file_bytes: number("wal.file.bytes").unsigned_abs(),
+            listeners: listeners(&values)?,
+            admin_listen: optional("admin.listen"),
+            num_partitions: int("num.partitions"),
+            default_replication_factor: short("default.replication.factor"),
+            auto_create_topics: flag("auto.create.topics.enable"),
+            delete_topics: flag("delete.topic.enable"),
+            request_max_bytes: size("socket.request.max.bytes"),
+            queued_max_bytes: size("queued.max.request.bytes"),
+            fetch_max_bytes: size("fetch.max.bytes"),
+            fetch_session_slots: size("max.incremental.fetch.session.cache.slots"),
+            connections_max_idle: millis("connections.max.idle.ms"),
+            max_connections: size("max.connections"),
+            max_connections_per_ip: size("max.connections.per.ip"),
+            offsets_topic_partitions: int("offsets.topic.num.partitions"),
+            offsets_topic_replication_factor: short("offsets.topic.replication.factor"),
+            offsets_retention: Duration::from_secs(number("offsets.retention.minutes").unsigned_abs() * 60),
+            offsets_retention_check_interval: millis("offsets.retention.check.interval.ms"),
+            offset_metadata_max_bytes: size("offset.metadata.max.bytes"),
+            group_initial_rebalance_delay: millis("group.initial.rebalance.delay.ms"),
+            group_min_session_timeout: millis("group.min.session.timeout.ms"),
+            group_max_session_timeout: millis("group.max.session.timeout.ms"),
+            group_max_size: size("group.max.size"),
+            producer_id_expiration: millis("producer.id.expiration.ms"),
+            replica_lag_time_max: millis("replica.lag.time.max.ms"),
+            retention_check_interval: millis("log.retention.check.interval.ms"),
+            metrics_partition_level: match text("metrics.partition.level").as_str() {
+                "all" => PartitionLevel::All,
+                "leaders" => PartitionLevel::Leaders,
+                _ => PartitionLevel::Off,
+            },
+            log_level: text("log.level"),
+            log_json: text("log.format") == "json",
+            values,
+        };
+        if config.group_min_session_timeout > config.group_max_session_timeout {
+            return Err(ConfigError::Contradiction(
+                "group.min.session.timeout.ms is above group.max.session.timeout.ms".to_owned(),
+            ));
+        }
+        if config.request_max_bytes > config.queued_max_bytes {
+            return Err(ConfigError::Contradiction(
+                "socket.request.max.bytes is above queued.max.request.bytes: a request of that size could never be read"
+                    .to_owned(),
+            ));
+        }
+        Ok(config)
+    }
+
+    /// What topics get that set nothing, by the names of topic settings.
+    pub fn topic_defaults(&self) -> BTreeMap<String, String> {
+        let mut defaults = BTreeMap::new();
+        for setting in SETTINGS {
+            if let Some(topic_setting) = setting.topic_setting {
+                let value = &self.values[setting.name].0;
+                if !value.is_empty() {
+                    defaults.insert(topic_setting.to_owned(), value.clone());
+                }
+            }
+        }
+        // Kafka's rule: milliseconds beat minutes beat hours; any negative value means for ever.
+        let number = |name: &str| self.values[name].0.parse::<i64>().ok();
+        if !defaults.contains_key("retention.ms") {
+            let (amount, unit_ms) = match number("log.retention.minutes") {
+                Some(minutes) => (minutes, 60_000),
+                None => (number("log.retention.hours").unwrap_or(-1), 3_600_000),
+            };
+            let ms = if amount < 0 { -1 } else { amount.saturating_mul(unit_ms) };
+            defaults.insert("retention.ms".to_owned(), ms.to_string());
+        }
+        if !defaults.contains_key("segment.ms") {
+            let hours = number("log.roll.hours").unwrap_or(168);
+            defaults.insert("segment.ms".to_owned(), hours.saturating_mul(3_600_000).to_string());
+        }
+        defaults
+    }
+}
+
+/// The text of `deploy/alluvium.toml`: every setting with its meaning and default, commented out.
+pub fn annotated() -> String {
+    let mut text = String::from(
+        "# Settings of `alluvium server`, under the names that Kafka gives them. Everything here is the default:\n\
+         # take the # away from what you change. Precedence: flag, --set key=value, environment variable\n\
+         # (log.retention.ms is ALLUVIUM_LOG_RETENTION_MS), this file, default. \"${NAME}\" and \"${NAME:default}\" inside a\n\
+         # text stand for an environment variable. A name that does not exist is an error.\n",
+    );
+    for setting in SETTINGS {
+        text.push('\n');
+        for line in wrap(setting.meaning, 118) {
+            let _ = writeln!(text, "# {line}");
+        }
+        match setting.kind {
+            Kind::OneOf(words) => {
+                let _ = writeln!(text, "# One of {}.", words.join(", "));
+            }
+            Kind::Integer { min, max } if max < i64::MAX => {
+                let _ = writeln!(text, "# From {min} to {max}.");
+            }
+            Kind::Integer { min, .. } => {
+                let _ = writeln!(text, "# At least {min}.");
+            }
+            Kind::Bool | Kind::Text | Kind::List => {}
+        }
+        let quoted = !matches!(setting.kind, Kind::Integer { .. } | Kind::Bool) || setting.default.is_empty();
+        let quote = if quoted { "\"" } else { "" };
+        let _ = writeln!(text, "#\"{}\" = {quote}{}{quote}", setting.name, setting.default);
+    }
+    text
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last().map_or(0, String::len);
+        if line > 0 && line + 1 + word.len() > width {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+fn check(setting: &Setting, value: &str) -> Result<(), String> {
+    let value = value.trim();
+    if value.is_empty() && setting.default.is_empty() {
+        return Ok(());
+    }
+    match setting.kind {
+        Kind::Bool if value == "true" || value == "false" => Ok(()),
+        Kind::Bool => Err("it takes true or false".to_owned()),
+        Kind::Integer { min, max } => match value.parse::<i64>() {
+            Ok(number) if (min..=max).contains(&number) => Ok(()),
+            Ok(_) if max == i64::MAX => Err(format!("it takes a number of at least {min}")),
+            Ok(_) => Err(format!("it takes a number from {min} to {max}")),
+            Err(_) => Err("it takes a whole number without a unit".to_owned()),
+        },
+        Kind::OneOf(words) if words.contains(&value) => Ok(()),
+        Kind::OneOf(words) => match did_you_mean(value, words.iter().copied()) {
+            Some(word) => Err(format!("it takes one of {}; did you mean '{word}'?", words.join(", "))),
+            None => Err(format!("it takes one of {}", words.join(", "))),
+        },
+        Kind::Text | Kind::List => Ok(()),
+    }
+}
+
+/// Flattens a TOML document to (dotted name, value): `log.retention.ms = 1`, `"log.retention.ms" = 1` and a table
+/// `[log.retention]` all say the same.
+fn parse_file(
+    path: &Path,
+    text: &str,
+    environment: &BTreeMap<String, String>,
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let fail = |reason: String| ConfigError::File { path: path.to_owned(), reason };
+    let document: toml::Table = text.parse().map_err(|error: toml::de::Error| fail(error.to_string()))?;
+    let mut flat = Vec::new();
+    let mut open = vec![(String::new(), toml::Value::Table(document))];
+    while let Some((name, value)) = open.pop() {
+        let value = match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table.into_iter().rev() {
+                    let name = if name.is_empty() { key } else { format!("{name}.{key}") };
+                    open.push((name, value));
+                }
+                continue;
+            }
+            toml::Value::String(text) => {
+                expand(&text, environment).map_err(|reason| fail(format!("{name}: {reason}")))?
+            }
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(flag) => flag.to_string(),
+            toml::Value::Float(number) => number.to_string(),
+            toml::Value::Array(items) => {
+                let mut words = Vec::new();
+                for item in items {
+                    match item {
+                        toml::Value::String(text) => {
+                            words.push(
+                                expand(&text, environment)
+                                    .map_err(|reason| fail(format!("{name}: {reason}")))?,
+                            );
+                        }
+                        other => {
+                            return Err(fail(format!("{name}: a list takes texts, not {}", other.type_str())));
+                        }
+                    }
+                }
+                words.join(",")
+            }
+            toml::Value::Datetime(_) => return Err(fail(format!("{name}: no setting takes a date"))),
+        };
+        flat.push((name, value));
+    }
+    Ok(flat)
+}
+
+/// Replaces `${NAME}` and `${NAME:default}`.
+fn expand(text: &str, environment: &BTreeMap<String, String>) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        out.push_str(&rest[..start]);
+        let inner = &rest[start + 2..];
+        let end = inner.find('}').ok_or_else(|| format!("'${{' without '}}' in '{text}'"))?;
+        let (name, default) = match inner[..end].split_once(':') {
+            Some((name, default)) => (name, Some(default)),
+            None => (&inner[..end], None),
+        };
+        match (environment.get(name), default) {
+            (Some(value), _) => out.push_str(value),
+            (None, Some(default)) => out.push_str(default),
+            (None, None) => {
+                return Err(format!("the environment variable {name} is not set, and no default is given"));
+            }
+        }
+        rest = &inner[end + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn listeners(values: &BTreeMap<&'static str, (String, Origin)>) -> Result<Vec<Listener>, ConfigError> {
+    let parse = |setting: &'static str| -> Result<Vec<(String, String, u16)>, ConfigError> {
+        let (text, origin) = &values[setting];
+        let mut parsed: Vec<(String, String, u16)> = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let fail = |reason: &str| ConfigError::Invalid {
+                origin: origin.clone(),
+                name: setting.to_owned(),
+                value: item.to_owned(),
+                reason: reason.to_owned(),
+            };
+            let (name, host, port) = parse_endpoint(item).map_err(|reason| fail(reason))?;
+            if parsed.iter().any(|(other, ..)| *other == name) {
+                return Err(fail("this listener name stands there twice"));
+            }
+            parsed.push((name, host, port));
+        }
+        Ok(parsed)
+    };
+    let bound = parse("listeners")?;
+    let mut advertised = parse("advertised.listeners")?;
+    if bound.is_empty() {
+        return Err(ConfigError::Contradiction("listeners is empty: no client could connect".to_owned()));
+    }
+    for item in
+        values["listener.security.protocol.map"].0.split(',').map(str::trim).filter(|item| !item.is_empty())
+    {
+        if !item.split_once(':').is_some_and(|(name, protocol)| !name.is_empty() && protocol == "PLAINTEXT") {
+            return Err(ConfigError::Invalid {
+                origin: values["listener.security.protocol.map"].1.clone(),
+                name: "listener.security.protocol.map".to_owned(),
+                value: item.to_owned(),
+                reason: "it takes NAME:PLAINTEXT".to_owned(),
+            });
+        }
+    }
+    let mut joined = Vec::new();
+    for (name, host, port) in bound {
+        let told = advertised.iter().position(|(other, ..)| *other == name).map(|at| advertised.remove(at));
+        let (advertised_host, advertised_port) = match told {
+            Some((_, host, port)) => (host, port),
+            None => (host.clone(), 0),
+        };
+        if matches!(advertised_host.as_str(), "" | "0.0.0.0" | "::" | "[::]") {
+            // A client cannot connect to "every address"; the host's own name is what Kafka tells, too.
+            let advertised_host = host_name().unwrap_or_else(|| "127.0.0.1".to_owned());
+            joined.push(Listener { name, host, port, advertised_host, advertised_port });
+        } else {
+            joined.push(Listener { name, host, port, advertised_host, advertised_port });
+        }
+    }
+    if let Some((name, ..)) = advertised.first() {
+        return Err(ConfigError::Contradiction(format!(
+            "advertised.listeners names {name}, which is not among the listeners"
+        )));
+    }
+    Ok(joined)
+}
+
+/// Splits `NAME://HOST:PORT`; without `NAME://` the name is PLAINTEXT.
+fn parse_endpoint(text: &str) -> Result<(String, String, u16), &'static str> {
+    let (name, address) = text.split_once("://").unwrap_or(("PLAINTEXT", text));
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+        return Err("a listener's name has letters, digits, _ and -");
+    }
+    let (host, port) = address.rsplit_once(':').ok_or("it takes NAME://HOST:PORT")?;
+    let port = port.parse().map_err(|_| "the port is not a number from 0 to 65535")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Ok((name.to_ascii_uppercase(), host.to_owned(), port))
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().to_owned();
+    // A name that this host itself cannot resolve would help no client.
+    (!name.is_empty() && (name.as_str(), 0).to_socket_addrs().is_ok()).then_some(name)
+}
+
+impl Listener {
+    /// Addresses to bind.
+    ///
+    /// # Errors
+    /// The host does not resolve.
+    pub fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+        let host = if self.host.is_empty() { "0.0.0.0" } else { &self.host };
+        Ok((host, self.port).to_socket_addrs()?.collect())
+    }
+}
+
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn annotated_file_in_deploy_is_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/alluvium.toml");
+        if std::env::var_os("ALLUVIUM_BLESS").is_some() {
+            std::fs::write(path, annotated()).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            annotated(),
+            "run with ALLUVIUM_BLESS=1 to write it"
+        );
+    }
+
+    #[test]
+    fn annotated_file_with_all_comments_taken_off_sets_every_default() {
+        let text: String = annotated()
+            .lines()
+            .filter(|line| !line.starts_with("# "))
+            .map(|line| format!("{}\n", line.trim_start_matches('#')))
+            .collect();
+        let flat = parse_file(Path::new("x"), &text, &BTreeMap::new()).unwrap();
+        assert_eq!(flat.len(), SETTINGS.len());
+        for (name, value) in flat {
+            assert_eq!(find(&name).unwrap().default, value, "{name}");
+        }
+    }
+
+    #[test]
+    fn precedence_is_flag_set_environment_file_default() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("alluvium.toml"),
+            "num.partitions = 2\nnode.id = 2\nbroker.rack = \"file\"\nlog.level = \"warn\"",
+        )
+        .unwrap();
+        let mut sources = Sources { folders: vec![folder.path().to_owned()], ..Sources::default() };
+        assert_eq!(Config::load(&sources).unwrap().num_partitions, 2);
+        sources.environment = environment(&[
+            ("ALLUVIUM_NUM_PARTITIONS", "3"),
+            ("ALLUVIUM_NODE_ID", "3"),
+            ("ALLUVIUM_BROKER_RACK", "env"),
+        ]);
+        assert_eq!(Config::load(&sources).unwrap().num_partitions, 3);
+        sources.set =
+            vec![("num.partitions".to_owned(), "4".to_owned()), ("node.id".to_owned(), "4".to_owned())];
+        assert_eq!(Config::load(&sources).unwrap().num_partitions, 4);
+        sources.flags = vec![("--node-id", "node.id", "5".to_owned())];
+        let config = Config::load(&sources).unwrap();
+        assert_eq!((config.node_id, config.num_partitions, config.rack.as_deref()), (5, 4, Some("env")));
+        assert_eq!(config.values["node.id"].1, Origin::Flag("--node-id"));
+        assert_eq!(config.values["broker.rack"].1.to_string(), "environment variable ALLUVIUM_BROKER_RACK");
+        assert_eq!(config.log_level, "warn");
+        assert_eq!(config.values["num.partitions"].1, Origin::Set);
+    }
+
+    #[test]
+    fn unknown_name_says_what_was_meant() {
+        let error = Config::with(&[("log.retention.msec", "1")]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--set: there is no setting 'log.retention.msec'; did you mean 'log.retention.ms'?"
+        );
+        let error = Config::with(&[("quite.something.else", "1")]).unwrap_err().to_string();
+        assert_eq!(error, "--set: there is no setting 'quite.something.else'");
+    }
+
+    #[test]
+    fn bad_values_say_what_is_taken() {
+        for (name, value, words) in [
+            ("num.partitions", "many", "whole number"),
+            ("num.partitions", "0", "from 1 to 10000"),
+            ("wal.file.bytes", "64MiB", "without a unit"),
+            ("delete.topic.enable", "yes", "true or false"),
+            ("compression.type", "zst", "did you mean 'zstd'?"),
+            ("listeners", "PLAINTEXT://localhost", "HOST:PORT"),
+            ("listeners", "A://h:1,A://h:2", "twice"),
+            ("advertised.listeners", "OTHER://h:1", "not among the listeners"),
+            ("listener.security.protocol.map", "A:SSL", "NAME:PLAINTEXT"),
+            ("group.min.session.timeout.ms", "1800001", "above group.max"),
+        ] {
+            let error = Config::with(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(words), "{name}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn file_takes_dotted_quoted_and_table_keys_lists_and_variables() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        std::fs::write(
+            &path,
+            "\"log.retention.ms\" = 5\nlisteners = [\"PLAINTEXT://127.0.0.1:1\", \"B://127.0.0.1:2\"]\n\
+             broker.rack = \"${RACK:none}-${ZONE}\"\n[log.segment]\nbytes = 1048576\n",
+        )
+        .unwrap();
+        let sources = Sources {
+            file: Some(path.clone()),
+            environment: environment(&[("ZONE", "z")]),
+            ..Sources::default()
+        };
+        let config = Config::load(&sources).unwrap();
+        assert_eq!(config.topic_defaults()["retention.ms"], "5");
+        assert_eq!(config.topic_defaults()["segment.bytes"], "1048576");
+        assert_eq!(config.rack.as_deref(), Some("none-z"));
+        assert_eq!(config.listeners.len(), 2);
+        let missing = Sources { file: Some(path), ..Sources::default() };
+        assert!(Config::load(&missing).unwrap_err().to_string().contains("ZONE is not set"));
+        let absent = Sources { file: Some("/nonexistent/x.toml".into()), ..Sources::default() };
+        assert!(Config::load(&absent).unwrap_err().to_string().starts_with("/nonexistent/x.toml: "));
+    }
+
+    #[test]
+    fn retention_in_milliseconds_beats_minutes_beats_hours() {
+        let retention =
+            |set: &[(&str, &str)]| Config::with(set).unwrap().topic_defaults()["retention.ms"].clone();
+        assert_eq!(retention(&[]), "604800000");
+        assert_eq!(retention(&[("log.retention.hours", "1")]), "3600000");
+        assert_eq!(retention(&[("log.retention.hours", "1"), ("log.retention.minutes", "1")]), "60000");
+        assert_eq!(retention(&[("log.retention.minutes", "1"), ("log.retention.ms", "1")]), "1");
+        assert_eq!(retention(&[("log.retention.minutes", "-1")]), "-1");
+    }
+
+    /// Proves: M1 (what is advertised is never a wildcard).
+    #[test]
+    fn wildcard_listener_is_never_advertised() {
+        let config = Config::with(&[
+            ("listeners", "PLAINTEXT://0.0.0.0:9092,IN://127.0.0.1:0"),
+            ("advertised.listeners", "IN://example.org:1"),
+        ])
+        .unwrap();
+        assert!(!["0.0.0.0", "", "::"].contains(&config.listeners[0].advertised_host.as_str()));
+        assert_eq!(
+            (config.listeners[1].advertised_host.as_str(), config.listeners[1].advertised_port),
+            ("example.org", 1)
+        );
+    }
+}
