@@ -26,4 +26,5 @@ pub mod wal;
 pub use batch::{BatchHeader, RecordBatch};
 pub use error::LogStoreError;
 pub use group::{ControlEntry, GroupState, LogEnd, LogId, ReplicaId, TermStart, Vote};
-pub use log::{Entry, Log, LogSlice};
+pub use log::{Entry, EntryHead, Log, LogRead, LogSlice, QueuedWrite, Waiting};
+pub use segment::{Segment, SegmentPool, SegmentSummary};
