@@ -953,7 +953,10 @@ fn parse_file(
                             );
                         }
                         other => {
-                            return Err(fail(format!("{name}: a list takes texts, not {}", other.type_str())));
+                            return Err(fail(format!(
+                                "{name}: a list takes texts, not {}",
+                                other.type_str()
+                            )));
                         }
                     }
                 }

@@ -1,7 +1,11 @@
 //! One partition: a Raft group with its log, watermarks and producer state.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
+use futures_util::task::AtomicWaker;
 use log_store::{LogSlice, RecordBatch};
 use tokio::sync::{Notify, oneshot};
 
@@ -45,14 +49,15 @@ pub type AppendResult = Result<Appended, ReplicationError>;
 #[derive(Debug, Default)]
 pub struct CompletionQueue {
     finished: std::sync::Mutex<Vec<(u64, AppendResult)>>,
-    wake: Notify,
+    owner: AtomicWaker,
 }
 
 impl CompletionQueue {
     /// Adds the result of the append with `token`, and wakes the owner.
     pub fn push(&self, token: u64, result: AppendResult) {
         self.finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((token, result));
-        self.wake.notify_one();
+        // The first of a turn takes the waker with it, the others find none.
+        self.owner.wake();
     }
 
     /// Moves everything finished so far into `into`.
@@ -60,9 +65,19 @@ impl CompletionQueue {
         into.append(&mut self.finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     }
 
-    /// Waits until something is finished. Cancel-safe.
+    /// Ready while something is finished and not drained; else the owner's task is woken by the next result.
+    pub fn poll_finished(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.owner.register(context.waker());
+        if self.finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    /// Waits until something is finished. Cancel-safe; one waiter at a time.
     pub async fn finished(&self) {
-        self.wake.notified().await;
+        std::future::poll_fn(|context| self.poll_finished(context)).await;
     }
 }
 
