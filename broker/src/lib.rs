@@ -9,4 +9,5 @@ pub mod partitions;
 pub mod server;
 
 /// Runs the program.
+mod cli;
 pub fn main() {}
