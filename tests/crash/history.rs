@@ -15,23 +15,23 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A record's value: who sent it, where to, and its number among that producer's values for that partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Value {
+pub(crate) struct Value {
     /// The producer.
-    pub producer: u32,
+    pub(crate) producer: u32,
     /// The partition it was sent to.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// Its number, rising by one for each value of this producer and partition.
-    pub number: u64,
+    pub(crate) number: u64,
 }
 
 impl Value {
     /// The text that goes into the record.
-    pub fn to_text(self) -> String {
+    pub(crate) fn to_text(self) -> String {
         format!("{}:{}:{}", self.producer, self.partition, self.number)
     }
 
     /// Reads [`Value::to_text`]; whatever follows a space is padding.
-    pub fn parse(text: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let mut parts = text.split(' ').next()?.split(':');
         let value = Self {
@@ -45,7 +45,7 @@ impl Value {
 
 /// What a producer was told of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Error 0 under acks=all, with the record's offset.
     Acked(i64),
     /// Refused before it was appended, by the only attempt there was.
@@ -56,20 +56,20 @@ pub enum Outcome {
 
 /// One poll: records of one partition in the order they came.
 #[derive(Clone, Debug)]
-pub struct Poll {
+pub(crate) struct Poll {
     /// Who read; consecutive polls of one reader must follow each other.
-    pub reader: u32,
+    pub(crate) reader: u32,
     /// From which partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// (offset, value).
-    pub records: Vec<(i64, Value)>,
+    pub(crate) records: Vec<(i64, Value)>,
     /// Whether the reader chose its position anew just before.
-    pub seeked: bool,
+    pub(crate) seeked: bool,
 }
 
 /// What a history must not show.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Anomaly {
+pub(crate) enum Anomaly {
     /// Acknowledged, and a later value of the log was read, but this one never.
     Lost(Value),
     /// Acknowledged and never read, not even by the final reads.
@@ -94,29 +94,29 @@ pub enum Anomaly {
 
 /// What was sent and what was read.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     sends: Vec<(Value, Outcome)>,
     polls: Vec<Poll>,
 }
 
 impl History {
     /// Notes what became of a value. Each value is noted once.
-    pub fn sent(&mut self, value: Value, outcome: Outcome) {
+    pub(crate) fn sent(&mut self, value: Value, outcome: Outcome) {
         self.sends.push((value, outcome));
     }
 
     /// Notes a poll.
-    pub fn polled(&mut self, poll: Poll) {
+    pub(crate) fn polled(&mut self, poll: Poll) {
         self.polls.push(poll);
     }
 
     /// Values acknowledged.
-    pub fn acked(&self) -> usize {
+    pub(crate) fn acked(&self) -> usize {
         self.sends.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Acked(_))).count()
     }
 
     /// All anomalies, sorted, each once. The history must end with final reads of every partition from its start.
-    pub fn check(&self) -> Vec<Anomaly> {
+    pub(crate) fn check(&self) -> Vec<Anomaly> {
         let mut found = BTreeSet::new();
         let outcomes: HashMap<Value, Outcome> = self.sends.iter().copied().collect();
         assert_eq!(outcomes.len(), self.sends.len(), "a value was noted twice: the history itself is wrong");
@@ -151,12 +151,18 @@ impl History {
             for (value, outcome) in self.sends.iter().filter(|(value, _)| value.partition == *partition) {
                 let offsets = read.and_then(|values| values.get(value));
                 match (outcome, offsets) {
-                    (Outcome::Acked(offset), None) if highest_read.is_some_and(|highest| *offset <= highest) => {
+                    (Outcome::Acked(offset), None)
+                        if highest_read.is_some_and(|highest| *offset <= highest) =>
+                    {
                         found.insert(Anomaly::Lost(*value));
                     }
                     (Outcome::Acked(_), None) => drop(found.insert(Anomaly::Unseen(*value))),
                     (Outcome::Acked(offset), Some(offsets)) if !offsets.contains(offset) => {
-                        found.insert(Anomaly::Moved(*value, *offset, offsets.iter().copied().next().unwrap_or(-1)));
+                        found.insert(Anomaly::Moved(
+                            *value,
+                            *offset,
+                            offsets.iter().copied().next().unwrap_or(-1),
+                        ));
                     }
                     _ => {}
                 }

@@ -15,28 +15,28 @@ use rustix::process::{Pid, Signal, kill_process};
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running `alluvium server`.
-pub struct Broker {
+pub(crate) struct Broker {
     child: Child,
     /// `host:port` for Kafka clients.
-    pub bootstrap: String,
+    pub(crate) bootstrap: String,
     /// `host:port` of the HTTP side.
-    pub admin: String,
+    pub(crate) admin: String,
     log: Arc<Mutex<String>>,
 }
 
 impl Broker {
     /// A broker on a temporary directory of its own.
-    pub fn ephemeral() -> Self {
+    pub(crate) fn ephemeral() -> Self {
         Self::ephemeral_with(&[])
     }
 
     /// [`Broker::ephemeral`] with more arguments.
-    pub fn ephemeral_with(arguments: &[&str]) -> Self {
+    pub(crate) fn ephemeral_with(arguments: &[&str]) -> Self {
         Self::start(&[&["--ephemeral"], arguments].concat())
     }
 
     /// A broker on `data`, which outlives it.
-    pub fn on(data: &Path, arguments: &[&str]) -> Self {
+    pub(crate) fn on(data: &Path, arguments: &[&str]) -> Self {
         let data = data.to_str().expect("a data directory in UTF-8");
         Self::start(&[&["--data-dir", data], arguments].concat())
     }
@@ -49,7 +49,7 @@ impl Broker {
     }
 
     /// Starts `alluvium server`; the error is what it wrote to stderr before it ended.
-    pub fn try_start(arguments: &[&str]) -> Result<Self, String> {
+    pub(crate) fn try_start(arguments: &[&str]) -> Result<Self, String> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
             .args(["server", "--port", "0", "--admin-listen", "127.0.0.1:0", "--print-ready", "json"])
             .args(arguments)
@@ -91,40 +91,41 @@ impl Broker {
     }
 
     /// The process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What it wrote to stderr so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().expect("the log").clone()
     }
 
     /// Kills it as `kill -9` does and waits until it is gone.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
     }
 
     /// Sends SIGTERM.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
     /// Sends a signal.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("signalling the broker");
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("waiting for the broker")
     }
 
     /// Resident memory now, in bytes.
-    pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }

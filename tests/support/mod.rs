@@ -1,4 +1,4 @@
 //! What the tests of the whole share: the broker as a process.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-pub mod broker;
+pub(crate) mod broker;

@@ -1,0 +1,21 @@
+//! franz-go, the strictest of the clients about malformed answers.
+
+use std::process::Command;
+
+use crate::{
+    target::{Target, fresh},
+    toolchain::{self, run_well},
+};
+
+/// An idempotent producer with its default pipelining, a cooperative group of two members, admin requests and lag.
+///
+/// Proves: I1, G14, O6.
+#[test]
+fn round_trip() {
+    let target = Target::start();
+    let Some(program) = toolchain::franz_go() else { return };
+    let mut command = Command::new(program);
+    command.args([&target.bootstrap, &fresh("franz"), &fresh("franz-group")]);
+    let printed = run_well(&mut command, "").stdout;
+    assert!(printed.ends_with("ok\n"), "{printed}");
+}
