@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::ReplicaId;
+
 /// An error of the log store.
 #[derive(Debug, thiserror::Error)]
 pub enum LogStoreError {
@@ -49,6 +51,20 @@ pub enum LogStoreError {
         /// `segment.bytes` of the log.
         segment_bytes: u64,
     },
+    /// A record of the write-ahead log does not fit the state of its replica.
+    #[error("replica {replica}: {reason}")]
+    Invariant {
+        /// The replica.
+        replica: ReplicaId,
+        /// What does not hold.
+        reason: String,
+    },
+    /// No file of the write-ahead log is free: a checkpoint has to be written first.
+    #[error("the write-ahead log is full until the next checkpoint")]
+    WalFull,
+    /// An earlier write or sync failed; what is on the disk is unknown until recovery has looked.
+    #[error("an earlier write failed; restart to recover")]
+    Poisoned,
 }
 
 impl LogStoreError {

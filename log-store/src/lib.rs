@@ -25,6 +25,7 @@ pub mod wal;
 
 pub use batch::{BatchHeader, RecordBatch};
 pub use error::LogStoreError;
-pub use group::{ControlEntry, GroupState, LogEnd, LogId, ReplicaId, TermStart, Vote};
+pub use group::{ControlEntry, GroupState, GroupStates, LogEnd, LogId, ReplicaId, TermStart, Vote};
 pub use log::{Entry, EntryHead, Log, LogRead, LogSlice, QueuedWrite, Waiting};
 pub use segment::{Segment, SegmentPool, SegmentSummary};
+pub use wal::WalRecord;
