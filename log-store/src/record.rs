@@ -131,6 +131,47 @@ struct BodyFields {
 /// Checks one record behind its length.
 #[inline(always)]
 fn check_body(body: &[u8]) -> Result<BodyFields, RecordField> {
+    if let Some(window) = body.first_chunk()
+        && let Some(fields) = check_short(body, window)
+    {
+        return Ok(fields);
+    }
+    check_long(body)
+}
+
+/// The usual record: no headers, and no varint before the value's longer than two bytes. Anything else is left to
+/// [`check_long`], errors too.
+#[inline(always)]
+fn check_short(body: &[u8], window: &[u8; 16]) -> Option<BodyFields> {
+    let (timestamp_delta, at) = short_varint(window, 1)?;
+    let (offset_delta, at) = short_varint(window, at)?;
+    let (key, at) = short_varint(window, at)?;
+    let at = at + usize::try_from(key).unwrap_or(0);
+    let (value, at) = varint(body, at)?;
+    let at = at + usize::try_from(value).unwrap_or(0);
+    let headers = *body.get(at)?;
+    (headers == 0 && at + 1 == body.len() && key >= -1 && value >= -1).then_some(BodyFields {
+        timestamp_delta: i64::from(timestamp_delta),
+        offset_delta,
+        null_key: key < 0,
+    })
+}
+
+/// A varint of one or two bytes in the first bytes of a record. (The masks spare the checks of an index that is below 8.)
+#[inline(always)]
+fn short_varint(window: &[u8; 16], at: usize) -> Option<(i32, usize)> {
+    let first = window[at & 15];
+    let second = window[(at + 1) & 15];
+    if first < 0x80 {
+        Some((zigzag(u32::from(first)), at + 1))
+    } else if second < 0x80 {
+        Some((zigzag(u32::from(first & 0x7f) | u32::from(second) << 7), at + 2))
+    } else {
+        None
+    }
+}
+
+fn check_long(body: &[u8]) -> Result<BodyFields, RecordField> {
     let (timestamp_delta, at) = varlong(body, 1).ok_or(RecordField::TimestampDelta)?;
     let (offset_delta, at) = varint(body, at).ok_or(RecordField::OffsetDelta)?;
     let (key, at) = skip_nullable(body, at).ok_or(RecordField::Key)?;
@@ -525,12 +566,17 @@ mod tests {
             put_record(&mut bytes, count, i64::from(count), Some(b"0123456789"), Some(&[7; 80]), &[]);
             count += 1;
         }
-        let rounds = 50_000;
-        let start = std::time::Instant::now();
-        for _ in 0..rounds {
-            assert_eq!(walk(std::hint::black_box(&bytes)).unwrap().count, count);
-        }
-        let nanos = start.elapsed().as_nanos() as f64 / f64::from(rounds * count);
+        // The best of many short runs: other work on the machine only ever adds.
+        let rounds = 100;
+        let run = || {
+            let start = std::time::Instant::now();
+            for _ in 0..rounds {
+                assert_eq!(walk(std::hint::black_box(&bytes)).unwrap().count, count);
+            }
+            start.elapsed()
+        };
+        let best = (0..1000).map(|_| run()).min().unwrap();
+        let nanos = best.as_nanos() as f64 / f64::from(rounds * count);
         println!("{nanos:.2} ns a record of {} bytes", bytes.len() / count as usize);
     }
 }
