@@ -189,6 +189,10 @@ impl GroupState {
             WalRecord::Installed { log_id, snapshot, next_offset, .. } => {
                 self.fold_installed(*log_id, snapshot, *next_offset)
             }
+            WalRecord::Snapshot { snapshot, .. } => {
+                self.snapshot = snapshot.clone();
+                Ok(())
+            }
             WalRecord::Created { .. } | WalRecord::Dropped { .. } => {
                 Err(self.invalid("a record of the map of groups was folded into one group".to_owned()))
             }

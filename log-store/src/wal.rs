@@ -19,6 +19,7 @@
 //!   where it is 1, term 8 and index 8                             last (optional log id), next offset 8
 //!   all numbers are big-endian                       7 Purge      term 8, index 8, offset 8
 //!                                                    8 Installed  term 8, index 8, next offset 8, length 4, snapshot
+//!                                                    9 Snapshot   length 4, snapshot
 //! ```
 //!
 //! # Invariants
@@ -141,6 +142,13 @@ pub enum WalRecord {
         /// The offset behind it.
         next_offset: i64,
     },
+    /// A snapshot was taken of what the log still holds: what a purge behind it would lose (the membership) is in it.
+    Snapshot {
+        /// The replica.
+        replica: ReplicaId,
+        /// Opaque here.
+        snapshot: Bytes,
+    },
 }
 
 impl WalRecord {
@@ -154,7 +162,8 @@ impl WalRecord {
             | Self::Batch { replica, .. }
             | Self::Cut { replica, .. }
             | Self::Purge { replica, .. }
-            | Self::Installed { replica, .. } => *replica,
+            | Self::Installed { replica, .. }
+            | Self::Snapshot { replica, .. } => *replica,
         }
     }
 
@@ -170,6 +179,7 @@ impl WalRecord {
             Self::Cut { after, end, .. } => optional(after) + 16 + optional(&end.last) + 8,
             Self::Purge { .. } => 24,
             Self::Installed { snapshot, .. } => 28 + snapshot.len(),
+            Self::Snapshot { snapshot, .. } => 4 + snapshot.len(),
         }
     }
 
@@ -185,6 +195,7 @@ impl WalRecord {
             Self::Cut { .. } => 6,
             Self::Purge { .. } => 7,
             Self::Installed { .. } => 8,
+            Self::Snapshot { .. } => 9,
         });
         out.put_u64(self.replica().0);
         match self {
@@ -229,6 +240,10 @@ impl WalRecord {
             Self::Installed { log_id, snapshot, next_offset, .. } => {
                 put_log_id(out, *log_id);
                 out.put_i64(*next_offset);
+                out.put_u32(snapshot.len() as u32);
+                out.put_slice(snapshot);
+            }
+            Self::Snapshot { snapshot, .. } => {
                 out.put_u32(snapshot.len() as u32);
                 out.put_slice(snapshot);
             }
@@ -292,6 +307,10 @@ impl WalRecord {
                 let next_offset = bytes.try_get_i64().ok()?;
                 let snapshot = take_sized(bytes)?;
                 Self::Installed { replica, log_id, snapshot, next_offset }
+            }
+            9 => {
+                let snapshot = take_sized(bytes)?;
+                Self::Snapshot { replica, snapshot }
             }
             _ => return None,
         })
