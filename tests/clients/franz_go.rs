@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use crate::{
+    support::toolchain::{self, run_well},
     target::{Target, fresh},
-    toolchain::{self, run_well},
 };
 
 /// An idempotent producer with its default pipelining, a cooperative group of two members, admin requests and lag.

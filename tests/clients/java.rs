@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use crate::{
+    support::toolchain::{self, Printed, run, run_well},
     target::{Target, fresh},
-    toolchain::{self, Printed, run, run_well},
 };
 
 fn java(arguments: &[&str]) -> Option<Command> {

@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use crate::{
+    support::toolchain::{self, run_well},
     target::{Target, fresh},
-    toolchain::{self, run_well},
 };
 
 /// Produce with gzip and headers, read in a group, seek, admin offsets and group deletion.

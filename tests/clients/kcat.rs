@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use crate::{
+    support::toolchain::{self, run_well},
     target::{Target, fresh},
-    toolchain::{self, run_well},
 };
 
 /// kcat with the broker's address, or `None` where it is absent.

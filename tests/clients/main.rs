@@ -12,4 +12,3 @@ mod kafkajs;
 mod kcat;
 mod python;
 mod target;
-mod toolchain;

