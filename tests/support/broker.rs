@@ -48,6 +48,23 @@ impl Broker {
         Self::ready(Self::try_start_at(port, &[&["--data-dir", data], arguments].concat()))
     }
 
+    /// Starts it on `data` as [`Broker::again`] does and kills it `after` that, ready or not.
+    pub(crate) fn killed_while_starting(data: &Path, bootstrap: &str, arguments: &[&str], after: Duration) {
+        let port = bootstrap.rsplit(':').next().expect("a port");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+            .args(["server", "--port", port, "--admin-listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starting alluvium");
+        thread::sleep(after);
+        drop(child.kill());
+        drop(child.wait());
+    }
+
     fn start(arguments: &[&str]) -> Self {
         Self::ready(Self::try_start(arguments))
     }
