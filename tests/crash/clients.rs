@@ -21,15 +21,13 @@ use kafka_protocol::{
         produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::StrBytes,
-    records::{
-        Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
-    },
+    records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType},
 };
 
 use crate::{
     history::{History, Outcome, Poll, Value},
     random::Random,
-    wire::Connection,
+    support::peer::{self, Connection},
 };
 
 /// The topic of every run.
@@ -57,13 +55,8 @@ fn insist<T>(bootstrap: &str, mut attempt: impl FnMut(&mut Connection) -> io::Re
 
 /// Creates the topic.
 pub(crate) fn create_topic(bootstrap: &str, partitions: i32) {
-    let new = CreatableTopic::default()
-        .with_name(topic())
-        .with_num_partitions(partitions)
-        .with_replication_factor(1);
-    let request = CreateTopicsRequest::default().with_topics(vec![new]).with_timeout_ms(30_000);
-    let response = insist(bootstrap, |connection| connection.call(&request, 5));
-    assert!([0, 36].contains(&response.topics[0].error_code), "{:?}", response.topics[0]);
+    let code = insist(bootstrap, |connection| peer::create_topic(connection, TOPIC, partitions));
+    assert!([0, 36].contains(&code), "error {code}");
 }
 
 /// A batch on its way.
@@ -231,44 +224,17 @@ fn fetch(
     offset: i64,
     wait_ms: i32,
 ) -> io::Result<(Vec<(i64, Value)>, i64)> {
-    const VERSION: i16 = 11;
-    let wanted = FetchPartition::default()
-        .with_partition(partition)
-        .with_current_leader_epoch(-1)
-        .with_fetch_offset(offset)
-        .with_log_start_offset(-1)
-        .with_partition_max_bytes(1 << 20);
-    let request = FetchRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_max_wait_ms(wait_ms)
-        .with_min_bytes(1)
-        .with_max_bytes(1 << 20)
-        .with_session_epoch(-1)
-        .with_topics(vec![FetchTopic::default().with_topic(topic()).with_partitions(vec![wanted])]);
-    let response = connection.call(&request, VERSION)?;
-    let data = &response.responses[0].partitions[0];
-    if data.error_code != 0 {
-        // 1 would mean that what was read before is gone: committed records never go.
-        assert_ne!(data.error_code, 1, "partition {partition}: offset {offset} is out of range");
-        return Err(io::Error::other(format!("error {}", data.error_code)));
+    let fetched = peer::fetch(connection, TOPIC, partition, offset, wait_ms)?;
+    // 1 would mean that what was read before is gone: committed records never go.
+    assert_ne!(fetched.error_code, 1, "partition {partition}: offset {offset} is out of range");
+    if fetched.error_code != 0 {
+        return Err(io::Error::other(format!("error {}", fetched.error_code)));
     }
-    let mut bytes = data.records.clone().unwrap_or_default();
-    let sets = RecordBatchDecoder::decode_all(&mut bytes).map_err(io::Error::other)?;
-    let records = sets
-        .into_iter()
-        .flat_map(|set| set.records)
-        .filter(|record| record.offset >= offset)
-        .map(|record| {
-            let value = record.value.as_deref().and_then(Value::parse);
-            (
-                record.offset,
-                value.unwrap_or_else(|| {
-                    panic!("partition {partition}, offset {}: not one of ours", record.offset)
-                }),
-            )
-        })
-        .collect();
-    Ok((records, data.high_watermark))
+    let values = fetched.records.into_iter().map(|(offset, value)| {
+        let value = Value::parse(&value);
+        (offset, value.unwrap_or_else(|| panic!("partition {partition}, offset {offset}: not one of ours")))
+    });
+    Ok((values.collect(), fetched.high_watermark))
 }
 
 /// Follows all partitions at the tail until `stop`, through restarts; what it saw once must stay.

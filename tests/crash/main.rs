@@ -7,7 +7,6 @@ mod support;
 mod clients;
 mod history;
 mod random;
-mod wire;
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},

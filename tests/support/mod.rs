@@ -2,4 +2,5 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub(crate) mod broker;
+pub(crate) mod peer;
 pub(crate) mod toolchain;
