@@ -1,7 +1,9 @@
 //! The real binary as a child process: started on free ports, killed when the guard is dropped.
 
 use std::{
+    fs::Permissions,
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
@@ -39,6 +41,19 @@ impl Broker {
     pub(crate) fn on(data: &Path, arguments: &[&str]) -> Self {
         let data = data.to_str().expect("a data directory in UTF-8");
         Self::start(&[&["--data-dir", data], arguments].concat())
+    }
+
+    /// A broker on `data` that runs as the user nobody, so that permissions bind it.
+    pub(crate) fn on_as_nobody(data: &Path) -> Self {
+        // Nobody may not enter every folder on the way to the binary: a copy beside the data can be reached.
+        let folder =
+            tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().expect("a folder");
+        let program = folder.path().join("alluvium");
+        std::fs::copy(env!("CARGO_BIN_EXE_alluvium"), &program).expect("copying the binary");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        let data = data.to_str().expect("a data directory in UTF-8");
+        Self::ready(Self::spawn(command, "0", &["--data-dir", data]))
     }
 
     /// A broker on `data` at a fixed address, as after a restart: clients find it where it was.
@@ -82,7 +97,11 @@ impl Broker {
     }
 
     fn try_start_at(port: &str, arguments: &[&str]) -> Result<Self, String> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_alluvium")), port, arguments)
+    }
+
+    fn spawn(mut program: Command, port: &str, arguments: &[&str]) -> Result<Self, String> {
+        let mut child = program
             .args(["server", "--port", port, "--admin-listen", "127.0.0.1:0", "--print-ready", "json"])
             .args(arguments)
             .env("NO_COLOR", "1")

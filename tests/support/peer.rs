@@ -16,7 +16,7 @@ use kafka_protocol::{
         fetch_request::{FetchPartition, FetchTopic},
         produce_request::{PartitionProduceData, TopicProduceData},
     },
-    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes, encode_request_header_into_buffer},
+    protocol::{Decodable, HeaderVersion, Request, StrBytes, encode_request_header_into_buffer},
     records::{
         Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
     },

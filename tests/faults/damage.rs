@@ -1,0 +1,176 @@
+//! Damaged, missing, foreign and left-over files in the data directory.
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::Path,
+    process::Command,
+};
+
+use crate::{
+    connect, files, fill, read, stop,
+    support::{broker::Broker, peer},
+    values,
+};
+
+/// Small segments, so that a partition has several.
+const SEGMENTS: [&str; 2] = ["--set", "log.segment.bytes=1MiB"];
+
+/// Indexes are caches: cut, garbled, emptied or deleted while the broker is down, they are rebuilt and answers are the same,
+/// by offset and by time.
+///
+/// Proves: fault D15.
+#[test]
+fn damaged_indexes_are_rebuilt() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let broker = Broker::on(data.path(), &SEGMENTS);
+    fill(&broker, "indexed", 30_000, 500);
+    stop(broker);
+    for extension in ["index", "timeindex"] {
+        for (number, file) in files(data.path(), "indexed-0", extension).iter().enumerate() {
+            let length = fs::metadata(file).expect("its length").len();
+            let open = || fs::OpenOptions::new().write(true).open(file).expect("opening it");
+            match number % 4 {
+                0 => fs::remove_file(file).expect("deleting"),
+                1 => open().set_len(length / 2 + 3).expect("cutting"),
+                2 => open().write_all_at(&vec![0xa5; length as usize], 0).expect("garbling"),
+                _ => open().set_len(0).expect("emptying"),
+            }
+        }
+    }
+    assert!(files(data.path(), "indexed-0", "log").len() > 3, "the test wants several segments");
+    let broker = Broker::on(data.path(), &SEGMENTS);
+    assert_eq!(read(&broker, "indexed"), values("indexed", 0..30_000));
+    let mut connection = connect(&broker);
+    for offset in [0_i64, 1, 499, 500, 12_345, 29_999] {
+        let fetched = peer::fetch(&mut connection, "indexed", 0, offset, 0).expect("a fetch");
+        assert_eq!(fetched.records[0].0, offset);
+    }
+}
+
+/// Left-over temporary files, half-written snapshots and files of others neither stop a start nor change what is read.
+///
+/// Proves: fault D20.
+#[test]
+fn stale_files_are_harmless() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let broker = Broker::on(data.path(), &[]);
+    fill(&broker, "stale", 1000, 100);
+    stop(broker);
+    let partition = data.path().join("stale-0");
+    for name in ["checkpoint.tmp", "meta.toml.tmp", "notes.txt"] {
+        fs::write(data.path().join(name), b"left over").expect("writing");
+    }
+    for name in
+        ["00000000000000000500.snapshot", "00000000000000000000.index.tmp", "leader-epoch-checkpoint.tmp"]
+    {
+        fs::write(partition.join(name), b"half").expect("writing");
+    }
+    fs::create_dir(data.path().join("gone-0.0123456789abcdef0123456789abcdef-delete")).expect("a folder");
+    let broker = Broker::on(data.path(), &[]);
+    assert_eq!(read(&broker, "stale"), values("stale", 0..1000));
+    assert!(data.path().join("notes.txt").exists(), "what is not ours is left alone");
+}
+
+/// A partition whose folder cannot be read is offline alone; the others serve. Run as another user where this is root.
+///
+/// Proves: fault D22.
+#[test]
+fn an_unreadable_partition_is_offline_alone() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let broker = Broker::on(data.path(), &[]);
+    fill(&broker, "good", 100, 10);
+    fill(&broker, "barred", 100, 10);
+    stop(broker);
+    let barred = data.path().join("barred-0");
+    let mode = |mode| fs::set_permissions(&barred, fs::Permissions::from_mode(mode)).expect("chmod");
+    let broker = if rustix::process::geteuid().is_root() {
+        let owned = Command::new("chown").args(["-R", "65534:65534"]).arg(data.path()).status();
+        assert!(owned.is_ok_and(|status| status.success()), "chown");
+        mode(0o000);
+        Broker::on_as_nobody(data.path())
+    } else {
+        mode(0o000);
+        Broker::on(data.path(), &[])
+    };
+    assert_eq!(read(&broker, "good"), values("good", 0..100));
+    let fetched = peer::fetch(&mut connect(&broker), "barred", 0, 0, 0).expect("an answer");
+    assert_eq!(fetched.error_code, 56);
+    assert!(broker.log().contains("barred-0"), "{}", broker.log());
+    drop(broker);
+    mode(0o755);
+    let broker = Broker::on(data.path(), &[]);
+    assert_eq!(read(&broker, "barred"), values("barred", 0..100), "nothing was lost");
+}
+
+/// A promised batch that rotted takes its own partition offline, nothing is cut, and the log names the file.
+///
+/// Proves: fault D08.
+#[test]
+fn a_damaged_batch_takes_one_partition_offline() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &[]);
+    fill(&broker, "good", 100, 10);
+    fill(&broker, "rotten", 100, 10);
+    broker.kill();
+    // What the write-ahead log still holds would be written again: let a clean start and stop bring it into the checkpoint.
+    stop(Broker::on(data.path(), &[]));
+    let log = &files(data.path(), "rotten-0", "log")[0];
+    let before = fs::metadata(log).expect("its length").len();
+    let file = fs::OpenOptions::new().write(true).open(log).expect("opening");
+    file.write_all_at(b"rot", before / 2).expect("rotting");
+    let broker = Broker::on(data.path(), &[]);
+    assert_eq!(read(&broker, "good"), values("good", 0..100));
+    let mut connection = connect(&broker);
+    let mut offset = 0;
+    let code = loop {
+        let fetched = peer::fetch(&mut connection, "rotten", 0, offset, 0);
+        match fetched {
+            Ok(fetched) if fetched.error_code != 0 => break fetched.error_code,
+            Ok(fetched) => {
+                let Some((last, _)) = fetched.records.last() else {
+                    panic!("read to the end over a damaged batch")
+                };
+                offset = last + 1;
+            }
+            // The client's own check: a damaged batch was handed out.
+            Err(error) => panic!("a damaged batch reached a client: {error}"),
+        }
+    };
+    assert_eq!(code, 56);
+    assert_eq!(fs::metadata(log).expect("its length").len(), before, "nothing is cut");
+}
+
+/// What a broker says that does not start.
+fn refused(data: &Path, arguments: &[&str]) -> String {
+    let data = data.to_str().expect("UTF-8");
+    match Broker::try_start(&[&["--data-dir", data], arguments].concat()) {
+        Ok(_) => panic!("it started"),
+        Err(log) => log,
+    }
+}
+
+/// A second process, another node's directory and a newer format are refused in words, and nothing is changed.
+#[test]
+fn a_data_directory_is_guarded() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let broker = Broker::on(data.path(), &[]);
+    fill(&broker, "guarded", 10, 10);
+    let said = refused(data.path(), &[]);
+    assert!(said.contains("in use") || said.contains("another process"), "{said}");
+    stop(broker);
+
+    let said = refused(data.path(), &["--node-id", "7"]);
+    assert!(said.contains('7') && said.contains("node"), "{said}");
+
+    let meta = data.path().join("meta.toml");
+    let text = fs::read_to_string(&meta).expect("meta.toml");
+    let line = text.lines().find(|line| line.contains("version")).expect("a format version").to_owned();
+    let newer = format!("{} = 999", line.split('=').next().expect("a key").trim());
+    fs::write(&meta, text.replace(&line, &newer)).expect("writing");
+    let said = refused(data.path(), &[]);
+    assert!(said.contains("999") && said.contains("newer"), "{said}");
+    fs::write(&meta, text).expect("writing");
+    let broker = Broker::on(data.path(), &[]);
+    assert_eq!(read(&broker, "guarded"), values("guarded", 0..10));
+}
