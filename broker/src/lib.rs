@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod metrics;
 pub mod partitions;
+pub mod protocol;
 pub mod server;
 
 /// Runs the program.
