@@ -8,7 +8,12 @@ use kafka_protocol::{
 use log_store::LogSlice;
 use uuid::Uuid;
 
-use super::{Request, api_versions::*, fetch::*, list_offsets::*, metadata::*, produce::*};
+use super::{
+    Request, api_versions::*, create_topics::*, delete_groups::*, delete_topics::*, describe_cluster::*,
+    describe_configs::*, describe_groups::*, fetch::*, find_coordinator::*, heartbeat::*,
+    init_producer_id::*, join_group::*, leave_group::*, list_groups::*, list_offsets::*, metadata::*,
+    offset_commit::*, offset_fetch::*, offset_for_leader_epoch::*, produce::*, sync_group::*,
+};
 use crate::protocol::primitive::{Field, Reader, Records, Str, Writer};
 
 /// Random choices for one message of one version.
@@ -190,4 +195,20 @@ messages! {
     list_offsets: ListOffsetsRequest / ListOffsetsResponse, 1..=10;
     metadata: MetadataRequest / MetadataResponse, 0..=13;
     api_versions: ApiVersionsRequest / ApiVersionsResponse, 0..=4;
+    init_producer_id: InitProducerIdRequest / InitProducerIdResponse, 0..=5;
+    offset_for_leader_epoch: OffsetForLeaderEpochRequest / OffsetForLeaderEpochResponse, 2..=4;
+    create_topics: CreateTopicsRequest / CreateTopicsResponse, 0..=7;
+    delete_topics: DeleteTopicsRequest / DeleteTopicsResponse, 0..=6;
+    describe_cluster: DescribeClusterRequest / DescribeClusterResponse, 0..=2;
+    describe_configs: DescribeConfigsRequest / DescribeConfigsResponse, 0..=4;
+    find_coordinator: FindCoordinatorRequest / FindCoordinatorResponse, 0..=5;
+    join_group: JoinGroupRequest / JoinGroupResponse, 0..=9;
+    sync_group: SyncGroupRequest / SyncGroupResponse, 0..=5;
+    heartbeat: HeartbeatRequest / HeartbeatResponse, 0..=4;
+    leave_group: LeaveGroupRequest / LeaveGroupResponse, 0..=5;
+    offset_commit: OffsetCommitRequest / OffsetCommitResponse, 2..=9;
+    offset_fetch: OffsetFetchRequest / OffsetFetchResponse, 1..=9;
+    describe_groups: DescribeGroupsRequest / DescribeGroupsResponse, 0..=6;
+    list_groups: ListGroupsRequest / ListGroupsResponse, 0..=5;
+    delete_groups: DeleteGroupsRequest / DeleteGroupsResponse, 0..=2;
 }
