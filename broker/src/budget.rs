@@ -97,6 +97,13 @@ impl Budget {
     }
 }
 
+impl Share {
+    /// How many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         if self.bytes >= LARGE {

@@ -1005,7 +1005,7 @@ fn listeners(values: &BTreeMap<&'static str, (String, Origin)>) -> Result<Vec<Li
                 value: item.to_owned(),
                 reason: reason.to_owned(),
             };
-            let (name, host, port) = parse_endpoint(item).map_err(|reason| fail(reason))?;
+            let (name, host, port) = parse_endpoint(item).map_err(fail)?;
             if parsed.iter().any(|(other, ..)| *other == name) {
                 return Err(fail("this listener name stands there twice"));
             }

@@ -4,10 +4,17 @@ pub mod api;
 pub mod budget;
 pub mod clock;
 pub mod config;
+pub mod connection;
+pub mod delayed;
+pub mod ephemeral;
+pub mod http;
+pub mod limits;
 pub mod metrics;
+pub mod output;
 pub mod partitions;
 pub mod protocol;
 pub mod server;
+pub mod stopping;
 
 /// Runs the program.
 mod cli;

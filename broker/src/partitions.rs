@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use log_store::config::LogConfig;
 use replication::{
     Node, Partition,
     metadata::{MetadataImage, TopicInfo},
@@ -49,9 +50,23 @@ impl TopicCounters {
 pub struct Topic {
     /// Its metadata.
     pub info: Arc<TopicInfo>,
+    /// Its settings: the broker's defaults, changed by what is set on it.
+    pub config: LogConfig,
     /// What is counted about it.
     pub counters: Arc<TopicCounters>,
     partitions: Vec<OnceLock<Arc<Partition>>>,
+}
+
+impl Topic {
+    /// Whether it belongs to the brokers: clients read it, and do not write to it.
+    pub fn is_internal(&self) -> bool {
+        is_internal(&self.info.name)
+    }
+}
+
+/// Whether a topic of this name belongs to the brokers.
+pub fn is_internal(name: &str) -> bool {
+    matches!(name, "__consumer_offsets" | "__transaction_state" | "__share_group_state")
 }
 
 /// What became of a lookup.
@@ -68,6 +83,8 @@ pub enum Lookup {
 /// All topics, by name and by id.
 pub struct Partitions {
     node: Arc<Node>,
+    node_id: i32,
+    defaults: LogConfig,
     table: ArcSwap<Table>,
 }
 
@@ -79,9 +96,9 @@ struct Table {
 }
 
 impl Partitions {
-    /// A table over the metadata of `node`.
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node, table: ArcSwap::default() }
+    /// A table over the metadata of `node`, whose topics get `defaults` where they set nothing.
+    pub fn new(node: Arc<Node>, node_id: i32, defaults: LogConfig) -> Self {
+        Self { node, node_id, defaults, table: ArcSwap::default() }
     }
 
     /// The topic of this name.
@@ -108,6 +125,14 @@ impl Partitions {
         }
     }
 
+    /// The leader of a partition and its epoch, where one is known.
+    pub fn leader(&self, topic: &Topic, index: i32) -> Option<(i32, i32)> {
+        match self.partition(topic, index) {
+            Lookup::Here(partition) => partition.offsets().ok().map(|offsets| (self.node_id, offsets.epoch)),
+            Lookup::Elsewhere | Lookup::Unknown => None,
+        }
+    }
+
     /// Every topic, in no order.
     pub fn topics(&self) -> Vec<Arc<Topic>> {
         self.current().by_name.values().cloned().collect()
@@ -119,13 +144,13 @@ impl Partitions {
         if Arc::ptr_eq(&table.image, &image) {
             return table;
         }
-        self.table.store(Arc::new(table.next(image)));
+        self.table.store(Arc::new(table.next(image, &self.defaults)));
         self.table.load()
     }
 }
 
 impl Table {
-    fn next(&self, image: Arc<MetadataImage>) -> Self {
+    fn next(&self, image: Arc<MetadataImage>, defaults: &LogConfig) -> Self {
         let mut by_name = HashMap::with_capacity(image.topics.len());
         let mut by_id = HashMap::with_capacity(image.topics.len());
         for (name, info) in &image.topics {
@@ -133,6 +158,7 @@ impl Table {
                 Some(topic) if Arc::ptr_eq(&topic.info, info) => Arc::clone(topic),
                 known => Arc::new(Topic {
                     info: Arc::clone(info),
+                    config: settings(info, defaults),
                     counters: known.map(|topic| Arc::clone(&topic.counters)).unwrap_or_default(),
                     partitions: info.partitions.iter().map(|_| OnceLock::new()).collect(),
                 }),
@@ -142,4 +168,13 @@ impl Table {
         }
         Self { image, by_name, by_id }
     }
+}
+
+/// The settings of a topic. They were checked when they were set; one that this version no longer takes counts as not
+/// set.
+fn settings(info: &TopicInfo, defaults: &LogConfig) -> LogConfig {
+    LogConfig::from_settings(&info.configs, defaults).unwrap_or_else(|error| {
+        tracing::warn!(topic = %info.name, "topic settings are passed over: {error}");
+        defaults.clone()
+    })
 }

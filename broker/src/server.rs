@@ -1,8 +1,48 @@
 //! Starting, running and stopping a broker.
+//!
+//! ```text
+//! thread "main"    one runtime: sockets of clients, Raft cores, request handlers
+//! thread "admin"   one runtime: HTTP, signals, the clock's correction, housekeeping
+//! threads of `replication`: the flusher's        threads of tokio: reads that wait for the disk
+//! ```
+//! Order of a start: limits, listeners bound (a taken port is said before any recovery), admin port served, node
+//! recovered, clients accepted, ready line. Order of a stop: connections finish what runs, node checkpoints.
 
-use std::path::PathBuf;
+use std::{
+    collections::HashMap,
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::Duration,
+};
 
-use crate::config::Config;
+use anyhow::Context as _;
+use log_store::{config::LogConfig, disk::RealDisk};
+use replication::{Node, NodeOptions, metadata::BrokerInfo};
+use serde_json::json;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    runtime,
+    signal::unix::{SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    api::{Broker, Endpoint},
+    clock::{CORRECTION_INTERVAL, Clock, entropy},
+    config::Config,
+    connection,
+    ephemeral::Ephemeral,
+    http::{self, Admin},
+    limits::Limits,
+    stopping::Stopping,
+};
+
+/// How long a stop waits for connections to finish.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Bytes of each file of the write-ahead log of an ephemeral server.
+const EPHEMERAL_WAL_FILE_BYTES: u64 = 4 << 20;
 
 /// How a server is run besides its settings.
 #[derive(Clone, Debug)]
@@ -17,10 +57,393 @@ pub struct ServerOptions {
     pub temporary: PathBuf,
 }
 
-/// Runs a server until it is told to stop; returns the exit code.
+/// Where a running server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The first listener, as clients are told.
+    pub bootstrap: String,
+    /// The admin port, if there is one.
+    pub admin: Option<String>,
+    /// Node id.
+    pub node_id: i32,
+}
+
+/// Runs a server until it is told to stop by SIGTERM or SIGINT; returns the exit code.
 ///
 /// # Errors
-/// It could not start, or could not stop in good order.
-pub fn run(_options: ServerOptions) -> anyhow::Result<u8> {
+/// It could not start.
+pub fn run(options: ServerOptions) -> anyhow::Result<u8> {
+    log_to_stderr(&options.config)?;
+    run_until(options, None, |_| {})?;
     Ok(0)
+}
+
+/// Runs a server until `stop` completes (or a signal comes, where it is none); calls `ready` once it serves. For
+/// brokers inside another process, which logs as it likes.
+///
+/// # Errors
+/// It could not start.
+pub fn run_until(
+    options: ServerOptions,
+    stop: Option<tokio::sync::oneshot::Receiver<()>>,
+    ready: impl FnOnce(&Addresses),
+) -> anyhow::Result<()> {
+    let ServerOptions { mut config, ephemeral, print_ready, temporary } = options;
+    let ephemeral = match ephemeral {
+        true => Some(make_ephemeral(&mut config, &temporary)?),
+        false => None,
+    };
+    let main = runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(16)
+        .thread_name("blocking")
+        .build()
+        .context("could not start the runtime")?;
+    let admin = AdminThread::start().context("could not start the admin thread")?;
+    let stopping = Arc::new(Stopping::default());
+    match stop {
+        None => {
+            let stopping = Arc::clone(&stopping);
+            admin.runtime.spawn(async move { watch_signals(&stopping).await });
+        }
+        Some(stop) => {
+            let stopping = Arc::clone(&stopping);
+            admin.runtime.spawn(async move {
+                // A sender that is gone means the same as a message.
+                let _ = stop.await;
+                stopping.set();
+            });
+        }
+    }
+    let result = main.block_on(serve(config, stopping, &admin, |addresses| {
+        if print_ready {
+            let line = json!({
+                "bootstrap": addresses.bootstrap,
+                "admin": addresses.admin,
+                "pid": std::process::id(),
+                "node_id": addresses.node_id,
+            });
+            let mut stdout = std::io::stdout().lock();
+            // Whoever started us may not care to read it.
+            let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        }
+        ready(addresses);
+    }));
+    admin.stop();
+    // A read that waits for a disk must not hold up the end.
+    main.shutdown_timeout(Duration::from_secs(1));
+    drop(ephemeral);
+    result
+}
+
+fn make_ephemeral(config: &mut Config, parent: &Path) -> anyhow::Result<Ephemeral> {
+    let ephemeral = Ephemeral::create(parent)
+        .with_context(|| format!("could not make a temporary directory in {}", parent.display()))?;
+    config.data_dir = ephemeral.data_dir();
+    config.wal_dir = None;
+    config.wal_file_bytes = EPHEMERAL_WAL_FILE_BYTES;
+    if config.values["group.initial.rebalance.delay.ms"].1 == crate::config::Origin::Default {
+        config.group_initial_rebalance_delay = Duration::ZERO;
+    }
+    Ok(ephemeral)
+}
+
+async fn serve(
+    config: Config,
+    stopping: Arc<Stopping>,
+    admin_thread: &AdminThread,
+    ready: impl FnOnce(&Addresses),
+) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let limits = Limits::raise();
+    let sockets = bind_listeners(&config)?;
+    let endpoints = endpoints(&config, &sockets)?;
+    let admin = Admin::default();
+    let admin_address = match &config.admin_listen {
+        Some(address) => Some(admin_thread.serve(address, admin.clone()).await?),
+        None => None,
+    };
+    let log_defaults = log_defaults(&config)?;
+    let options = node_options(&config, &clock, &endpoints, log_defaults.clone());
+    let node = Node::start(options)
+        .await
+        .with_context(|| format!("could not open the data directory {}", config.data_dir.display()))?;
+    let addresses = Addresses {
+        bootstrap: format!("{}:{}", endpoints[0].host, endpoints[0].port),
+        admin: admin_address.map(|address| address.to_string()),
+        node_id: config.node_id,
+    };
+    let broker = Arc::new(Broker::new(
+        config,
+        clock.clone(),
+        Arc::clone(&node),
+        endpoints,
+        limits,
+        stopping,
+        log_defaults,
+    )?);
+    let mut accepting = Vec::new();
+    for (index, (socket, _)) in sockets.into_iter().enumerate() {
+        let listener = socket.listen(1_024).context("could not listen")?;
+        accepting.push(tokio::spawn(accept(Arc::clone(&broker), listener, index)));
+    }
+    admin_thread.runtime.spawn(async move {
+        loop {
+            tokio::time::sleep(CORRECTION_INTERVAL).await;
+            clock.correct();
+        }
+    });
+    admin.started(Arc::clone(&broker));
+    tracing::info!(
+        node_id = addresses.node_id,
+        bootstrap = %addresses.bootstrap,
+        admin = addresses.admin.as_deref().unwrap_or("none"),
+        data_dir = %broker.config.data_dir.display(),
+        descriptors = limits.descriptors,
+        "ready"
+    );
+    ready(&addresses);
+
+    broker.stopping.wait().await;
+    tracing::info!("stopping: finishing requests");
+    for task in accepting {
+        task.abort();
+    }
+    drain(&broker).await;
+    node.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn log_defaults(config: &Config) -> anyhow::Result<LogConfig> {
+    LogConfig::from_settings(&config.topic_defaults(), &LogConfig::default())
+        .context("the defaults for topics do not fit together")
+}
+
+fn node_options(
+    config: &Config,
+    clock: &Clock,
+    endpoints: &[Endpoint],
+    log_defaults: LogConfig,
+) -> NodeOptions {
+    let clock = clock.clone();
+    NodeOptions {
+        data_dir: config.data_dir.clone(),
+        wal_dir: config.wal_dir.clone(),
+        wal_file_bytes: config.wal_file_bytes,
+        disk: Arc::new(RealDisk),
+        runtimes: vec![runtime::Handle::current()],
+        now: Arc::new(move || clock.now_ms()),
+        entropy: Arc::new(entropy),
+        broker: BrokerInfo {
+            id: config.node_id,
+            endpoints: endpoints
+                .iter()
+                .map(|endpoint| (endpoint.listener.clone(), endpoint.host.clone(), endpoint.port))
+                .collect(),
+            rack: config.rack.clone(),
+        },
+        log_defaults,
+    }
+}
+
+fn bind_listeners(config: &Config) -> anyhow::Result<Vec<(TcpSocket, SocketAddr)>> {
+    config
+        .listeners
+        .iter()
+        .map(|listener| {
+            let what =
+                || format!("could not listen on {}://{}:{}", listener.name, listener.host, listener.port);
+            let addresses = listener.addresses().with_context(what)?;
+            let address = *addresses.first().with_context(what)?;
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+                .with_context(what)?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address).with_context(what)?;
+            let bound = socket.local_addr()?;
+            Ok((socket, bound))
+        })
+        .collect()
+}
+
+fn endpoints(config: &Config, sockets: &[(TcpSocket, SocketAddr)]) -> anyhow::Result<Vec<Endpoint>> {
+    Ok(config
+        .listeners
+        .iter()
+        .zip(sockets)
+        .map(|(listener, (_, bound))| Endpoint {
+            listener: listener.name.clone(),
+            host: listener.advertised_host.clone(),
+            port: if listener.advertised_port == 0 { bound.port() } else { listener.advertised_port },
+        })
+        .collect())
+}
+
+/// Accepts clients of one listener, as many as may be.
+async fn accept(broker: Arc<Broker>, listener: TcpListener, index: usize) {
+    let by_address: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("could not accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        broker.metrics.connections_accepted.inc();
+        let Some(place) = Place::take(&broker, &by_address, peer.ip()) else {
+            broker.metrics.connections_closed.with_label_values(&["limit"]).inc();
+            continue;
+        };
+        // A small answer must not wait for the acknowledgement of the one before.
+        let _ = stream.set_nodelay(true);
+        let broker = Arc::clone(&broker);
+        tokio::spawn(async move {
+            let _place = place;
+            connection::serve(broker, stream, peer, index).await;
+        });
+    }
+}
+
+/// A connection's place among those of its address and of the whole server.
+struct Place {
+    broker: Arc<Broker>,
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    address: IpAddr,
+}
+
+impl Place {
+    fn take(
+        broker: &Arc<Broker>,
+        by_address: &Arc<Mutex<HashMap<IpAddr, usize>>>,
+        address: IpAddr,
+    ) -> Option<Self> {
+        let limit = broker
+            .config
+            .max_connections
+            .min(usize::try_from(broker.limits.connections()).unwrap_or(usize::MAX));
+        if usize::try_from(broker.metrics.connections.get()).unwrap_or(0) >= limit {
+            return None;
+        }
+        let mut counts = by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= broker.config.max_connections_per_ip {
+            return None;
+        }
+        *count += 1;
+        broker.metrics.connections.inc();
+        Some(Self { broker: Arc::clone(broker), by_address: Arc::clone(by_address), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Also where the connection's task panicked: its place is free again.
+        self.broker.metrics.connections.dec();
+        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+async fn drain(broker: &Broker) {
+    let end = broker.clock.instant() + DRAIN;
+    while broker.metrics.connections.get() > 0 && broker.clock.instant() < end {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The first signal stops in good order; a second one ends at once, which is as safe as any kill.
+async fn watch_signals(stopping: &Stopping) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("could not watch for signals");
+        return;
+    };
+    // A file beyond the size limit is an error of its write (EFBIG), not the end of the process: SIGXFSZ is 25.
+    let mut file_size = signal(SignalKind::from_raw(25)).ok();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            Some(()) = async { file_size.as_mut()?.recv().await } => continue,
+        }
+        if stopping.is_set() {
+            tracing::warn!("second signal: ending at once; the next start recovers from the write-ahead log");
+            std::process::exit(0);
+        }
+        stopping.set();
+    }
+}
+
+/// A thread with a small runtime of its own, so that a scrape never stands between clients and their partitions.
+struct AdminThread {
+    runtime: runtime::Handle,
+    stop: tokio::sync::oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl AdminThread {
+    fn start() -> std::io::Result<Self> {
+        let (told, handle) = mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            match runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => {
+                    let _ = told.send(Ok(runtime.handle().clone()));
+                    // A sender that is gone means the same as a message.
+                    let _ = runtime.block_on(stopped);
+                    runtime.shutdown_timeout(Duration::from_millis(100));
+                }
+                Err(error) => {
+                    let _ = told.send(Err(error));
+                }
+            }
+        })?;
+        let runtime = handle.recv().map_err(std::io::Error::other)??;
+        Ok(Self { runtime, stop, thread })
+    }
+
+    async fn serve(&self, address: &str, admin: Admin) -> anyhow::Result<SocketAddr> {
+        let what = format!("could not serve the admin port on {address}");
+        let listener = std::net::TcpListener::bind(address).with_context(|| what.clone())?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?;
+        let _guard = self.runtime.enter();
+        let listener = TcpListener::from_std(listener).with_context(|| what)?;
+        self.runtime.spawn(async move {
+            if let Err(error) = axum::serve(listener, http::router(admin)).await {
+                tracing::error!("admin port: {error}");
+            }
+        });
+        Ok(bound)
+    }
+
+    fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
+/// Log lines go to stderr, as text or as JSON; openraft's own only from warnings on.
+fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
+    let mut directives = config.log_level.clone();
+    if !directives.contains("openraft") {
+        directives.push_str(",openraft=error");
+    }
+    let filter = EnvFilter::try_new(&directives)
+        .with_context(|| format!("log.level = '{}' is no log filter", config.log_level))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let installed = if config.log_json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+    };
+    installed.map_err(|error| anyhow::anyhow!("could not set up logging: {error}"))
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use log_store::{LogSlice, RecordBatch};
+use log_store::{LogSlice, RecordBatch, log::Waiting};
 use tokio::sync::{Notify, oneshot};
 
 use crate::ReplicationError;
@@ -118,6 +118,8 @@ pub struct ReadOutcome {
     pub slices: Vec<LogSlice>,
     /// Their bytes.
     pub bytes: usize,
+    /// The read would have had to wait for the disk and was told not to: repeat it from a thread that may.
+    pub would_wait: bool,
     /// For [`Isolation::ReadCommitted`]: (producer id, first offset) of aborted transactions in the range.
     pub aborted: Option<Vec<(i64, i64)>>,
 }
@@ -159,6 +161,7 @@ impl Partition {
         _max_bytes: usize,
         _at_least_one: bool,
         _isolation: Isolation,
+        _waiting: Waiting,
     ) -> Result<ReadOutcome, ReplicationError> {
         unimplemented!()
     }

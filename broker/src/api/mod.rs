@@ -1,13 +1,120 @@
-//! The requests that the broker answers.
+//! The requests that the broker answers: one file per API, and here the table that leads to them.
 //!
 //! A handler is one async function from a typed request to a typed response. It never sees the socket; a partition
-//! that fails is a code in the response.
+//! that fails is a code in the response. Produce alone is no async function: it is submitted and answered by the
+//! connection itself (`delayed.rs`), so that a batch costs no task.
+//!
+//! ```text
+//! frame -> key, version -> [`APIS`] -> header -> body -> handler -> response -> pieces
+//! ```
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
-use replication::Node;
+use bytes::Bytes;
+use log_store::config::LogConfig;
+use replication::{CompletionQueue, Node};
 
-use crate::{budget::Budget, clock::Clock, config::Config, metrics::Metrics, partitions::Partitions};
+use crate::{
+    budget::Budget,
+    clock::Clock,
+    config::Config,
+    connection::Close,
+    delayed::PendingProduce,
+    limits::Limits,
+    metrics::Metrics,
+    output::Answer,
+    partitions::Partitions,
+    protocol::{
+        DecodeError, Request, RequestHeader, Str, decode_request, encode_response,
+        header::key_and_version,
+        messages::{
+            api_versions::ApiVersionsRequest, fetch::FetchRequest, init_producer_id::InitProducerIdRequest,
+            list_offsets::ListOffsetsRequest, offset_for_leader_epoch::OffsetForLeaderEpochRequest,
+            produce::ProduceRequest,
+        },
+    },
+    stopping::Stopping,
+};
+
+pub mod api_versions;
+pub mod fetch;
+pub mod init_producer_id;
+pub mod list_offsets;
+pub mod offset_for_leader_epoch;
+pub mod produce;
+
+/// An API that is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// Kafka's name.
+    pub name: &'static str,
+    /// Its number.
+    pub key: i16,
+    /// Lowest version told to clients.
+    pub min: i16,
+    /// Highest version.
+    pub max: i16,
+    /// Lowest version that is really served: Produce tells 0 for the sake of old librdkafka (KAFKA-18659).
+    pub served_from: i16,
+}
+
+macro_rules! apis {
+    ($($name:literal $request:ty, $min:literal..=$max:literal, $handler:expr;)*) => {
+        /// Everything that is served, by key; what ApiVersions tells and README shows.
+        pub const APIS: &[Api] = &[
+            Api {
+                name: "Produce",
+                key: ProduceRequest::KEY,
+                min: 0,
+                max: 13,
+                served_from: 3,
+            },
+            $(Api {
+                name: $name,
+                key: <$request as Request>::KEY,
+                min: $min,
+                max: $max,
+                served_from: $min,
+            },)*
+        ];
+
+        /// Starts the handler of a request other than Produce.
+        fn start_task(
+            broker: &Arc<Broker>,
+            context: &Context,
+            header: RequestHeader,
+            body: crate::protocol::Reader,
+        ) -> Result<Pin<Box<dyn Future<Output = Handled> + Send>>, DecodeError> {
+            match header.api_key {
+                $(<$request as Request>::KEY => {
+                    let request: $request = decode_request(body)?;
+                    let (broker, context) = (Arc::clone(broker), context.clone());
+                    Ok(Box::pin(async move {
+                        let response = $handler(&broker, &context, request).await;
+                        let pieces = encode_response::<$request>(&response, header.api_version, header.correlation_id);
+                        Ok(Answer { pieces })
+                    }))
+                })*
+                _ => Err(DecodeError::Malformed("an API without a handler")),
+            }
+        }
+
+        fn flexible_from(key: i16) -> i16 {
+            match key {
+                $(<$request as Request>::KEY => <$request as Request>::FLEXIBLE,)*
+                _ => ProduceRequest::FLEXIBLE,
+            }
+        }
+    };
+}
+
+apis! {
+    "Fetch" FetchRequest, 4..=17, fetch::handle;
+    "ListOffsets" ListOffsetsRequest, 1..=10, list_offsets::handle;
+    "ApiVersions" ApiVersionsRequest, 0..=4, api_versions::handle;
+    "InitProducerId" InitProducerIdRequest, 0..=5, init_producer_id::handle;
+    "OffsetForLeaderEpoch" OffsetForLeaderEpochRequest, 2..=4, offset_for_leader_epoch::handle;
+}
 
 /// What handlers share: one for the life of the server.
 pub struct Broker {
@@ -23,8 +130,44 @@ pub struct Broker {
     pub metrics: Metrics,
     /// Bytes of requests and responses in memory.
     pub budget: Budget,
+    /// What the operating system allows.
+    pub limits: Limits,
     /// What clients of each listener are told to connect to, in the order of the settings' listeners.
     pub endpoints: Vec<Endpoint>,
+    /// The signal that the server stops.
+    pub stopping: Arc<Stopping>,
+    /// Incremental fetch sessions.
+    pub fetch_sessions: fetch::session::Sessions,
+}
+
+impl Broker {
+    /// Everything that handlers share, over a node that has started.
+    ///
+    /// # Errors
+    /// Two metrics of one name: a mistake in `metrics.rs`.
+    pub fn new(
+        config: Config,
+        clock: Clock,
+        node: Arc<Node>,
+        endpoints: Vec<Endpoint>,
+        limits: Limits,
+        stopping: Arc<Stopping>,
+        log_defaults: LogConfig,
+    ) -> prometheus::Result<Self> {
+        let names: Vec<&'static str> = APIS.iter().map(|api| api.name).collect();
+        Ok(Self {
+            partitions: Partitions::new(Arc::clone(&node), config.node_id, log_defaults),
+            metrics: Metrics::new(&names)?,
+            budget: Budget::new(config.queued_max_bytes),
+            fetch_sessions: fetch::session::Sessions::new(config.fetch_session_slots),
+            config,
+            clock,
+            node,
+            limits,
+            endpoints,
+            stopping,
+        })
+    }
 }
 
 /// Where clients of one listener are told to connect.
@@ -44,9 +187,126 @@ pub struct Context {
     /// Version of the API in which it came.
     pub version: i16,
     /// The client's own name; empty if it gave none.
-    pub client_id: Arc<str>,
+    pub client_id: Str,
+    /// Software name and version, if the client told them on this connection (ApiVersions v3).
+    pub software: Str,
     /// Position of the listener in [`Broker::endpoints`].
     pub listener: usize,
     /// The client's address.
     pub peer: SocketAddr,
+}
+
+impl Context {
+    /// Of a connection that sent nothing so far.
+    pub fn new(peer: SocketAddr, listener: usize) -> Self {
+        Self { version: 0, client_id: Str::default(), software: Str::default(), listener, peer }
+    }
+}
+
+/// What a handler ends with: an answer, or the end of the connection.
+pub type Handled = Result<Answer, Close>;
+
+/// A request that was taken on.
+pub enum Started {
+    /// Its batches are submitted.
+    Produce(PendingProduce),
+    /// Its handler is to be polled.
+    Task {
+        /// Position in [`APIS`].
+        api: usize,
+        /// The handler.
+        future: Pin<Box<dyn Future<Output = Handled> + Send>>,
+    },
+}
+
+/// Whether a frame is a Produce request.
+pub fn is_produce(frame: &[u8]) -> bool {
+    key_and_version(frame).is_some_and(|(key, _)| key == ProduceRequest::KEY)
+}
+
+/// The position in [`APIS`] of an API.
+fn position(key: i16) -> Option<usize> {
+    APIS.iter().position(|api| api.key == key)
+}
+
+/// Takes on the request in a frame. `number` is what a produce is called in its completions.
+///
+/// # Errors
+/// What the connection has to be closed for.
+pub fn start(
+    broker: &Arc<Broker>,
+    context: &mut Context,
+    frame: Bytes,
+    number: u64,
+    completions: &Arc<CompletionQueue>,
+) -> Result<Started, Close> {
+    let (key, version) = key_and_version(&frame).ok_or(Close::Malformed {
+        api: "request header",
+        version: -1,
+        reason: format!("a frame of {} bytes", frame.len()),
+    })?;
+    let unsupported =
+        |name: &'static str, client_id: String| Close::Unsupported { api: name, key, version, client_id };
+    let Some(api) = position(key) else {
+        return Err(unsupported("unknown", client_of(&frame, context)));
+    };
+    let row = APIS[api];
+    let correlation_id = frame.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+    if key == ApiVersionsRequest::KEY
+        && !(row.served_from..=row.max).contains(&version)
+        && let Some(correlation_id) = correlation_id
+    {
+        let pieces = encode_response::<ApiVersionsRequest>(&api_versions::unsupported(), 0, correlation_id);
+        return Ok(Started::Task { api, future: Box::pin(std::future::ready(Ok(Answer { pieces }))) });
+    }
+    if version < row.served_from || version > row.max {
+        return Err(unsupported(row.name, client_of(&frame, context)));
+    }
+    let malformed =
+        |error: DecodeError| Close::Malformed { api: row.name, version, reason: error.to_string() };
+    let (header, body) = RequestHeader::decode(frame, flexible_from(key)).map_err(malformed)?;
+    context.version = version;
+    context.client_id = header.client_id.clone();
+    if key == ProduceRequest::KEY {
+        let request: ProduceRequest = decode_request(body).map_err(malformed)?;
+        let produce = produce::start(broker, context, header.correlation_id, request, number, completions)?;
+        return Ok(Started::Produce(PendingProduce { api, ..produce }));
+    }
+    if key == ApiVersionsRequest::KEY {
+        context.software = software(&body);
+    }
+    let future = start_task(broker, context, header, body).map_err(malformed)?;
+    Ok(Started::Task { api, future })
+}
+
+/// What an ApiVersions request says of the client's software, for the log.
+fn software(body: &crate::protocol::Reader) -> Str {
+    let request: Result<ApiVersionsRequest, _> = decode_request(body.clone());
+    match request {
+        Ok(request) if !request.client_software_name.is_empty() => {
+            Str::from(format!("{} {}", request.client_software_name, request.client_software_version))
+        }
+        _ => Str::default(),
+    }
+}
+
+/// The client's name in a frame whose version is not known: every header so far begins alike.
+fn client_of(frame: &Bytes, context: &Context) -> String {
+    let name = RequestHeader::decode(frame.clone(), i16::MAX)
+        .map(|(header, _)| header.client_id)
+        .unwrap_or_default();
+    if context.software.is_empty() { name.to_string() } else { format!("{name} ({})", context.software) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_api_stands_in_the_table_once() {
+        for (index, api) in APIS.iter().enumerate() {
+            assert!(api.min <= api.served_from && api.served_from <= api.max, "{api:?}");
+            assert_eq!(position(api.key), Some(index), "{api:?}");
+        }
+    }
 }

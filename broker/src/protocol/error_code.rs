@@ -1,5 +1,6 @@
 //! Kafka's error codes, and the only place that maps the crates' errors to them.
 
+use log_store::batch::BatchError;
 use replication::{ReplicationError, metadata::MetadataError};
 
 macro_rules! error_codes {
@@ -179,6 +180,36 @@ impl From<&ReplicationError> for ErrorCode {
             ReplicationError::OutOfOrderSequence { .. } => Self::OutOfOrderSequenceNumber,
             ReplicationError::ProducerFenced { .. } => Self::InvalidProducerEpoch,
             ReplicationError::Storage(_) | ReplicationError::DiskFull { .. } => Self::KafkaStorageError,
+        }
+    }
+}
+
+impl From<&BatchError> for ErrorCode {
+    fn from(error: &BatchError) -> Self {
+        match error {
+            BatchError::Length { .. } | BatchError::Crc { .. } => Self::CorruptMessage,
+            BatchError::TooLarge { .. } => Self::MessageTooLarge,
+            BatchError::LargerThanSegment { .. } => Self::RecordListTooLarge,
+            BatchError::Transactional { has_producer: true } => Self::TransactionalIdAuthorizationFailed,
+            BatchError::ZstdTooEarly => Self::UnsupportedCompressionType,
+            BatchError::TimestampOverflow { .. } => Self::InvalidTimestamp,
+            BatchError::Refused(records) if records.iter().any(|record| record.reason.is_timestamp()) => {
+                Self::InvalidTimestamp
+            }
+            BatchError::Truncated { .. }
+            | BatchError::UnsupportedMagic { .. }
+            | BatchError::TrailingBytes { .. }
+            | BatchError::Empty
+            | BatchError::BaseOffset { .. }
+            | BatchError::OffsetRange { .. }
+            | BatchError::Control
+            | BatchError::Producer { .. }
+            | BatchError::Transactional { has_producer: false }
+            | BatchError::Compression(_)
+            | BatchError::Record(_)
+            | BatchError::RecordCount { .. }
+            | BatchError::OffsetDeltas
+            | BatchError::Refused(_) => Self::InvalidRecord,
         }
     }
 }

@@ -90,7 +90,7 @@ impl fmt::Display for Str {
 }
 
 /// Reads a message of one version.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reader {
     bytes: Bytes,
     version: i16,
