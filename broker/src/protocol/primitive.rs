@@ -95,12 +95,17 @@ pub struct Reader {
     bytes: Bytes,
     version: i16,
     flexible: bool,
+    /// Bytes that elements of arrays may still take in memory.
+    allowance: usize,
 }
+
+/// What the elements of a message's arrays may take in memory: one byte on the wire can become a structure of hundreds.
+const ALLOWANCE: usize = 32 << 20;
 
 impl Reader {
     /// Reads `bytes` as a message of `version`, flexible or not.
     pub fn new(bytes: Bytes, version: i16, flexible: bool) -> Self {
-        Self { bytes, version, flexible }
+        Self { bytes, version, flexible, allowance: ALLOWANCE }
     }
 
     /// Goes on behind what was read, as a message of `version`.
@@ -209,6 +214,17 @@ impl Reader {
         Ok(Some(count))
     }
 
+    /// Takes what an element needs in memory from the allowance.
+    fn spend(&mut self, bytes: usize) -> Result<(), DecodeError> {
+        match self.allowance.checked_sub(bytes) {
+            Some(left) => {
+                self.allowance = left;
+                Ok(())
+            }
+            None => Err(DecodeError::Malformed("more elements than any honest message has")),
+        }
+    }
+
     /// Reads the tagged fields at a structure's end; `known` takes a tag and a reader over exactly that field, and answers
     /// whether it knows the tag. Others are passed over. Nothing where the version is not flexible.
     ///
@@ -229,8 +245,10 @@ impl Reader {
             }
             last = Some(tag);
             let size = self.unsigned_varint()? as usize;
-            let mut field = Reader::new(self.take(size)?, self.version, true);
-            if known(tag, &mut field)? {
+            let mut field = Reader { bytes: self.take(size)?, flexible: true, ..*self };
+            let known = known(tag, &mut field)?;
+            self.allowance = field.allowance;
+            if known {
                 field.finish()?;
             }
         }
@@ -519,6 +537,7 @@ impl<T: Field> Field for Option<Vec<T>> {
         let Some(count) = reader.count(T::LEAST)? else { return Ok(None) };
         let mut elements = Vec::with_capacity(count.min(AHEAD));
         for _ in 0..count {
+            reader.spend(size_of::<T>())?;
             elements.push(T::read(reader)?);
         }
         Ok(Some(elements))
@@ -582,5 +601,24 @@ impl Field for Records {
             writer.piece_bytes += self.len();
             writer.pieces.extend(self.0.iter().cloned().map(Piece::Slice));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves: W2, fault I02.
+    #[test]
+    fn an_array_may_not_become_larger_in_memory_than_the_allowance() {
+        let count = ALLOWANCE / size_of::<Str>();
+        let read = |count: usize| {
+            let mut bytes = BytesMut::new();
+            bytes.put_i32(i32::try_from(count).unwrap());
+            bytes.put_bytes(0, count * 2);
+            Vec::<Str>::read(&mut Reader::new(bytes.freeze(), 0, false))
+        };
+        assert_eq!(read(count).unwrap().len(), count);
+        assert!(read(count + 1).is_err());
     }
 }
