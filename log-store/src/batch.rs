@@ -922,7 +922,10 @@ mod tests {
         changed(batch, |header| header.batch_length = length)
     }
 
-    fn values(batch: &RecordBatch) -> Vec<(i64, i64, Option<Vec<u8>>, Option<Vec<u8>>)> {
+    /// Offset, timestamp, key, value.
+    type Values = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
+    fn values(batch: &RecordBatch) -> Vec<Values> {
         batch
             .records_in(&mut Inflater::default())
             .unwrap()

@@ -10,6 +10,7 @@ pub mod config;
 pub mod disk;
 pub mod error;
 pub mod group;
+pub mod inspect;
 pub mod leader_epochs;
 pub mod log;
 pub mod mmap;

@@ -558,7 +558,6 @@ mod tests {
     /// By hand: `cargo test --release -p alluvium-log-store record::tests::walk_speed -- --ignored --nocapture`.
     #[test]
     #[ignore = "a measurement"]
-    #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
     fn walk_speed() {
         let mut bytes = Vec::new();
         let mut count = 0;
