@@ -7,6 +7,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod compression;
 pub mod config;
+pub mod data_directory;
 pub mod disk;
 pub mod error;
 pub mod group;

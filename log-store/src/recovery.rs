@@ -1,1 +1,657 @@
-//! (being written)
+//! Recovery: checkpoint + rounds + segments -> open logs, a new checkpoint, and a write-ahead log with a new salt.
+//!
+//! ```text
+//!   1  load the checkpoint (or its copy); sync the write-ahead log; read the rounds behind the checkpoint
+//!   2  fold them in memory: the end, floor, votes of every replica are known before a segment is looked at
+//!   3  remove what belongs to no replica; write every surviving batch into its segment, equal bytes too
+//!   4  open each log: cut what lies beyond its end, walk the headers behind the checkpoint's end
+//!   5  sync what was touched, write a checkpoint with a new salt, hand out the ring
+//! ```
+//! Crashing anywhere and running it again changes nothing: until the new checkpoint is in place, the old one and its
+//! rounds are untouched, and every step makes the same bytes again. Work is bounded by the ring.
+//!
+//! # What was promised, and what may be lost
+//! A record counts once its round's sync returned. Hence, with the disk's assumptions of [`wal`](crate::wal):
+//! - every promised batch is at its place, whole, after any crash; votes never fall; no log ends above its rounds;
+//! - what lies beyond a log's end was never acknowledged and is cut;
+//! - the very last round may be torn: it was not acknowledged (or it rotted, which cannot be told from it here);
+//! - a round missing *before* others is damage: refused, in words;
+//! - a promised batch that is bad is corruption of one log: nothing of it is cut or removed, this group alone stays
+//!   offline and keeps its promised end in the new checkpoint.
+//!
+//! Bytes are written again also where they seem equal: a failed write-back leaves good bytes in the page cache and bad
+//! ones on the disk, and bytes found after a kill -9 may never have left memory.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io::IoSlice,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    GroupState, GroupStates, Log, LogEnd, LogStoreError, RecordBatch, ReplicaId, SegmentPool, WalRecord,
+    checkpoint::Checkpoint,
+    config::LogConfig,
+    data_directory::{DataDirectory, write_partition_metadata},
+    disk::{Access, Disk, DiskFile},
+    wal::{NewWalFile, WalFile, WalOptions, WalPosition, WalReader, WalWriter},
+};
+
+/// Segment files written by the redo that are kept open at a time.
+const OPEN_FILES: usize = 256;
+/// Touched files up to which each is synced alone; more are synced by one sync of the file system.
+const SYNCED_ALONE: usize = 256;
+
+/// How far recovery is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Reading the write-ahead log: bytes so far.
+    Reading(u64),
+    /// Writing its batches into segments: bytes so far, and of how many.
+    Writing(u64, u64),
+    /// Opening logs: how many, and of how many.
+    Opening(usize, usize),
+    /// Making all of it durable.
+    Syncing,
+}
+
+/// A bug that a test plants to see whether it is found; without the feature `mutants` nothing looks at it.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mutation {
+    #[default]
+    None,
+    EqualBytesSkipped,
+    OldSaltBelieved,
+    SaltKept,
+    LogBelievedUnsynced,
+    LaterRoundIgnored,
+    CheckpointBeforeSegments,
+    OnlyAfterTheLastCut,
+    CutBatchesWritten,
+    ForeignDirectoriesKept,
+    DirectoriesNotSynced,
+    ClampForgotten,
+    WalkSkipped,
+    RingNotMadeFirst,
+    MetaFirst,
+}
+
+impl Mutation {
+    fn planted(self, bug: Self) -> bool {
+        cfg!(feature = "mutants") && self == bug
+    }
+}
+
+/// What recovery needs.
+pub struct RecoveryOptions<'a> {
+    /// Bytes of each file of the write-ahead log.
+    pub wal_file_bytes: u64,
+    /// A fresh random number.
+    pub salt: u64,
+    /// Wall clock, milliseconds.
+    pub now_ms: i64,
+    /// The settings of a log.
+    pub config: &'a dyn Fn(&GroupState) -> LogConfig,
+    /// Told how far it is.
+    pub progress: &'a mut dyn FnMut(Progress),
+    /// For tests.
+    #[doc(hidden)]
+    pub mutation: Mutation,
+}
+
+/// A replica after recovery.
+#[derive(Debug)]
+pub struct RecoveredGroup {
+    /// Its state as of the last durable round.
+    pub state: GroupState,
+    /// Its log, or why it is offline.
+    pub log: Result<Arc<Log>, LogStoreError>,
+}
+
+/// A recovered node.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Every replica.
+    pub groups: Vec<RecoveredGroup>,
+    /// Replicas whose state was unreadable: offline, and nothing is known about them but their number.
+    pub lost: Vec<ReplicaId>,
+    /// The states as of the new checkpoint: what the flusher's shadow begins with.
+    pub checkpoint: Checkpoint,
+    /// The write-ahead log, empty.
+    pub wal: WalWriter,
+}
+
+/// Recovers a node, or starts it for the first time.
+///
+/// # Errors
+/// [`LogStoreError::Refused`] where promised data would be lost (the message says what to do);
+/// [`LogStoreError::Io`] outside of single partitions.
+pub fn recover(
+    pool: &Arc<SegmentPool>,
+    directory: &mut DataDirectory,
+    mut options: RecoveryOptions<'_>,
+) -> Result<Recovered, LogStoreError> {
+    let disk = pool.disk().clone();
+    let disk = &*disk;
+    let mutation = options.mutation;
+    if mutation.planted(Mutation::MetaFirst) {
+        directory.finish_first_start()?;
+    }
+    let data = directory.path().to_owned();
+    let before = load(disk, directory)?;
+    let history = match &before {
+        Some(checkpoint) => History::read(disk, directory.wal_dir(), checkpoint, &mut options)?,
+        None => History::default(),
+    };
+    let mut redo = Redo::new(disk, &data, &history);
+    if before.as_ref().is_none_or(|checkpoint| checkpoint.damaged.is_empty())
+        && !mutation.planted(Mutation::ForeignDirectoriesKept)
+    {
+        redo.remove_foreign_directories()?;
+    }
+    if let Some(checkpoint) = &before {
+        redo.write_batches(directory.wal_dir(), checkpoint, &mut options)?;
+    }
+    let groups = redo.open_logs(pool, &mut options);
+
+    let salt = match &before {
+        Some(checkpoint) if mutation.planted(Mutation::SaltKept) => checkpoint.salt,
+        _ => options.salt,
+    };
+    let wal_options = WalOptions::new(directory.wal_dir().to_owned(), options.wal_file_bytes);
+    let mut checkpoint = Checkpoint {
+        salt,
+        position: WalPosition { round: history.last_round, file: 0, position: 0 },
+        groups: GroupStates::default(),
+        damaged: before.map(|checkpoint| checkpoint.damaged).unwrap_or_default(),
+    };
+    for group in &groups {
+        checkpoint.groups.insert(group.state.clone());
+    }
+    if mutation.planted(Mutation::CheckpointBeforeSegments) {
+        let ring = Ring::prepare(disk, &wal_options)?;
+        checkpoint.position.file = ring.first();
+        checkpoint.write(disk, &data)?;
+    }
+    (options.progress)(Progress::Syncing);
+    redo.sync(mutation)?;
+    let ring = if mutation.planted(Mutation::RingNotMadeFirst) {
+        checkpoint.write(disk, &data)?;
+        Ring::prepare(disk, &wal_options)?
+    } else {
+        let ring = Ring::prepare(disk, &wal_options)?;
+        checkpoint.position.file = ring.first();
+        checkpoint.write(disk, &data)?;
+        ring
+    };
+    directory.finish_first_start()?;
+    let wal = ring.into_writer(disk, wal_options, salt, history.last_round)?;
+    Ok(Recovered { groups, lost: checkpoint.damaged.iter().map(|it| it.replica).collect(), checkpoint, wal })
+}
+
+/// The checkpoint, or `None` in a first start.
+fn load(disk: &dyn Disk, directory: &DataDirectory) -> Result<Option<Checkpoint>, LogStoreError> {
+    if directory.is_fresh() {
+        return Ok(None);
+    }
+    match Checkpoint::load(disk, directory.path())? {
+        Some(checkpoint) => Ok(Some(checkpoint)),
+        None => Err(LogStoreError::Refused(format!(
+            "{} has no checkpoint and no copy of it, so the ends of its logs are unknown: restore both from a backup, or \
+             start from an empty directory and let the other replicas fill it",
+            directory.path().display()
+        ))),
+    }
+}
+
+/// What the rounds say, folded.
+#[derive(Default)]
+struct History {
+    states: GroupStates,
+    last_round: u64,
+    /// Bytes of batches in the rounds.
+    batch_bytes: u64,
+    replicas: HashMap<ReplicaId, ReplicaHistory>,
+}
+
+/// What the rounds say about one replica, besides its state.
+#[derive(Default)]
+struct ReplicaHistory {
+    /// The lowest end that the log had since the checkpoint: what lies behind it was written since.
+    unchecked: Option<LogEnd>,
+    /// Cuts: the record's number in the history, and the first index that it removed.
+    cuts: Vec<(u64, u64)>,
+    /// Created since the checkpoint.
+    created: bool,
+    /// Why nothing more of it is believed.
+    broken: Option<LogStoreError>,
+}
+
+impl ReplicaHistory {
+    /// Whether the batch that was record `number` of the history survived what came later.
+    fn survives(&self, number: u64, index: u64) -> bool {
+        self.broken.is_none() && self.cuts.iter().all(|(cut, from)| *cut < number || index < *from)
+    }
+}
+
+impl History {
+    fn read(
+        disk: &dyn Disk,
+        wal_dir: &Path,
+        checkpoint: &Checkpoint,
+        options: &mut RecoveryOptions<'_>,
+    ) -> Result<Self, LogStoreError> {
+        let mut history = Self {
+            states: checkpoint.groups.clone(),
+            last_round: checkpoint.position.round,
+            batch_bytes: 0,
+            replicas: HashMap::new(),
+        };
+        for state in checkpoint.groups.iter() {
+            let known = ReplicaHistory { unchecked: Some(state.end), ..ReplicaHistory::default() };
+            history.replicas.insert(state.replica, known);
+        }
+        let damaged: HashSet<_> = checkpoint.damaged.iter().map(|group| group.replica).collect();
+        let mut reader = WalReader::open(disk, wal_dir, checkpoint.salt, checkpoint.position)?;
+        let mut number = 0;
+        let mut bytes = 0;
+        while let Some(round) = reader.next_round()? {
+            for record in round.records() {
+                number += 1;
+                let record = record?;
+                if !damaged.contains(&record.replica()) {
+                    history.fold(number, &record);
+                }
+            }
+            history.last_round = round.number;
+            bytes += round.records.len() as u64;
+            (options.progress)(Progress::Reading(bytes));
+        }
+        for state in history.states.iter_mut() {
+            if !options.mutation.planted(Mutation::ClampForgotten) {
+                state.clamp(state.committed, state.log_start);
+            }
+        }
+        Ok(history)
+    }
+
+    fn fold(&mut self, number: u64, record: &WalRecord) {
+        let replica = record.replica();
+        let known = self.replicas.entry(replica).or_default();
+        if known.broken.is_some() {
+            return;
+        }
+        let resets = match record {
+            WalRecord::Installed { log_id, .. } => {
+                self.states.get(replica).is_some_and(|state| !state.holds(*log_id))
+            }
+            _ => false,
+        };
+        if let Err(error) = self.states.fold(record) {
+            tracing::error!(%replica, %error, "a round of the write-ahead log does not fit; the replica stays offline");
+            known.broken = Some(error);
+            return;
+        }
+        match record {
+            WalRecord::Created { .. } => known.created = true,
+            WalRecord::Dropped { .. } => _ = self.replicas.remove(&replica),
+            WalRecord::Batch { batch, .. } => self.batch_bytes += batch.size() as u64,
+            WalRecord::Cut { after, end, .. } => {
+                known.cuts.push((number, after.map_or(0, |after| after.index + 1)));
+                known.lower_unchecked(*end);
+            }
+            WalRecord::Installed { next_offset, log_id, .. } if resets => {
+                known.cuts.push((number, 0));
+                let (segment, last) = (*next_offset, Some(*log_id));
+                known.unchecked = Some(LogEnd { segment, position: 0, last, next_offset: segment });
+            }
+            WalRecord::Vote { .. }
+            | WalRecord::Control { .. }
+            | WalRecord::Purge { .. }
+            | WalRecord::Installed { .. }
+            | WalRecord::Snapshot { .. } => {}
+        }
+    }
+}
+
+impl ReplicaHistory {
+    fn lower_unchecked(&mut self, end: LogEnd) {
+        if self.unchecked.is_some_and(|old| (end.segment, end.position) < (old.segment, old.position)) {
+            self.unchecked = Some(end);
+        }
+    }
+}
+
+/// Brings the files to what the history says.
+struct Redo<'a> {
+    disk: &'a dyn Disk,
+    data: &'a Path,
+    history: &'a History,
+    /// The directory of each replica.
+    dirs: HashMap<ReplicaId, PathBuf>,
+    /// Segment files open for writing, by replica and base offset.
+    open: HashMap<(ReplicaId, i64), Arc<dyn DiskFile>>,
+    /// Every file written.
+    touched: HashSet<(ReplicaId, i64)>,
+    /// Replicas that cannot be written.
+    failed: HashMap<ReplicaId, LogStoreError>,
+}
+
+impl<'a> Redo<'a> {
+    fn new(disk: &'a dyn Disk, data: &'a Path, history: &'a History) -> Self {
+        let dirs = history.states.iter().map(|state| (state.replica, data.join(state.directory()))).collect();
+        Self {
+            disk,
+            data,
+            history,
+            dirs,
+            open: HashMap::new(),
+            touched: HashSet::new(),
+            failed: HashMap::new(),
+        }
+    }
+
+    /// Removes directories that look like a partition's but belong to no replica (topics that were deleted, or whose
+    /// creation was never promised), and what a replacement of a file left behind.
+    fn remove_foreign_directories(&self) -> Result<(), LogStoreError> {
+        let owned: HashSet<_> = self.dirs.values().collect();
+        for entry in self.disk.list(self.data).map_err(LogStoreError::io("list", self.data))? {
+            let path = self.data.join(&entry.name);
+            let name = entry.name.to_string_lossy();
+            if !entry.is_dir {
+                if name.ends_with(".tmp") {
+                    self.disk.remove_file(&path).map_err(LogStoreError::io("remove", &path))?;
+                }
+            } else if !owned.contains(&path)
+                && is_partition_name(&name)
+                && let Err(error) = remove_partition_directory(self.disk, &path)
+            {
+                // in the way of nobody: a new replica of that name makes its own check
+                tracing::warn!(%error, "a directory that belongs to no partition could not be removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the rounds again and writes what survived. Rounds are not kept in memory: the ring may be larger.
+    fn write_batches(
+        &mut self,
+        wal_dir: &Path,
+        checkpoint: &Checkpoint,
+        options: &mut RecoveryOptions<'_>,
+    ) -> Result<(), LogStoreError> {
+        for state in self.history.states.iter() {
+            if let Err(error) = self.make_directory(state) {
+                self.fail(state.replica, error);
+            }
+        }
+        let mut reader = WalReader::open(self.disk, wal_dir, checkpoint.salt, checkpoint.position)?;
+        let mut number = 0;
+        let mut written = 0;
+        while let Some(round) = reader.next_round()? {
+            let mut runs: BTreeMap<(ReplicaId, i64), Vec<(u64, RecordBatch)>> = BTreeMap::new();
+            for record in round.records() {
+                number += 1;
+                if let WalRecord::Batch { replica, index, segment, position, batch } = record?
+                    && self.dirs.contains_key(&replica)
+                    && self.history.replicas.get(&replica).is_some_and(|known| {
+                        known.survives(number, index) || options.mutation.planted(Mutation::CutBatchesWritten)
+                    })
+                {
+                    written += batch.size() as u64;
+                    runs.entry((replica, segment)).or_default().push((position, batch));
+                }
+            }
+            for ((replica, segment), batches) in runs {
+                if let Err(error) = self.write_run(replica, segment, &batches, options.mutation) {
+                    self.fail(replica, error);
+                }
+            }
+            (options.progress)(Progress::Writing(written, self.history.batch_bytes));
+        }
+        Ok(())
+    }
+
+    fn make_directory(&self, state: &GroupState) -> Result<(), LogStoreError> {
+        let dir = &self.dirs[&state.replica];
+        self.disk.create_dir(dir).map_err(LogStoreError::io("make", dir))?;
+        write_partition_metadata(self.disk, dir, state.topic_id)
+    }
+
+    fn fail(&mut self, replica: ReplicaId, error: LogStoreError) {
+        self.failed.entry(replica).or_insert(error);
+    }
+
+    fn write_run(
+        &mut self,
+        replica: ReplicaId,
+        segment: i64,
+        batches: &[(u64, RecordBatch)],
+        mutation: Mutation,
+    ) -> Result<(), LogStoreError> {
+        if self.failed.contains_key(&replica) {
+            return Ok(());
+        }
+        let path = self.segment_path(replica, segment);
+        if !self.open.contains_key(&(replica, segment)) {
+            if self.open.len() >= OPEN_FILES {
+                self.open.clear();
+            }
+            let file = self.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
+            self.open.insert((replica, segment), file);
+        }
+        let file = &self.open[&(replica, segment)];
+        self.touched.insert((replica, segment));
+        let mut slices = Vec::new();
+        let (mut begin, mut end) = (0, 0);
+        for (position, batch) in batches {
+            if *position != end || slices.len() >= 512 {
+                write(&**file, &path, &slices, begin, mutation)?;
+                slices.clear();
+                begin = *position;
+                end = begin;
+            }
+            slices.push(IoSlice::new(&batch.head));
+            slices.push(IoSlice::new(&batch.records));
+            end += batch.size() as u64;
+        }
+        write(&**file, &path, &slices, begin, mutation)
+    }
+
+    fn segment_path(&self, replica: ReplicaId, segment: i64) -> PathBuf {
+        self.dirs[&replica].join(format!("{segment:020}.log"))
+    }
+
+    fn open_logs(
+        &mut self,
+        pool: &Arc<SegmentPool>,
+        options: &mut RecoveryOptions<'_>,
+    ) -> Vec<RecoveredGroup> {
+        self.open.clear();
+        let total = self.history.states.len();
+        let mut groups = Vec::with_capacity(total);
+        for state in self.history.states.iter() {
+            let log = self.open_log(pool, state, options).inspect_err(|error| {
+                tracing::error!(
+                    topic = state.topic,
+                    partition = state.partition,
+                    %error,
+                    "this partition is offline: nothing of it was changed. Restore its directory from a copy, make it \
+                     readable, or delete the topic; the others are served"
+                );
+            });
+            groups.push(RecoveredGroup { state: state.clone(), log });
+            (options.progress)(Progress::Opening(groups.len(), total));
+        }
+        groups
+    }
+
+    fn open_log(
+        &mut self,
+        pool: &Arc<SegmentPool>,
+        state: &GroupState,
+        options: &RecoveryOptions<'_>,
+    ) -> Result<Arc<Log>, LogStoreError> {
+        if let Some(error) = self.failed.remove(&state.replica) {
+            return Err(error);
+        }
+        let known = self.history.replicas.get(&state.replica);
+        if let Some(ReplicaHistory { broken: Some(error), .. }) = known {
+            return Err(LogStoreError::Invariant { replica: state.replica, reason: error.to_string() });
+        }
+        let unchecked = match known {
+            _ if options.mutation.planted(Mutation::WalkSkipped) => Some(state.end),
+            Some(known) => {
+                known.unchecked.or(Some(LogEnd { segment: 0, position: 0, last: None, next_offset: 0 }))
+            }
+            None => None,
+        };
+        let dir = &self.dirs[&state.replica];
+        Log::open(pool, dir, state, unchecked.as_ref(), (options.config)(state), options.now_ms)
+    }
+
+    /// Makes everything that the rounds named durable.
+    fn sync(&self, mutation: Mutation) -> Result<(), LogStoreError> {
+        if self.touched.len() > SYNCED_ALONE {
+            return self.disk.sync_file_system(self.data).map_err(LogStoreError::io("sync", self.data));
+        }
+        for (replica, segment) in &self.touched {
+            let path = self.segment_path(*replica, *segment);
+            // a segment that the end of the rounds has purged is gone again
+            if self.disk.exists(&path).map_err(LogStoreError::io("look for", &path))? {
+                let file = self.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
+                file.sync().map_err(LogStoreError::io("sync", &path))?;
+            }
+        }
+        if mutation.planted(Mutation::DirectoriesNotSynced) {
+            return Ok(());
+        }
+        let touched: HashSet<_> = self.touched.iter().map(|(replica, _)| &self.dirs[replica]).collect();
+        for dir in touched {
+            self.disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))?;
+        }
+        self.disk.sync_dir(self.data).map_err(LogStoreError::io("sync", self.data))
+    }
+}
+
+fn write(
+    file: &dyn DiskFile,
+    path: &Path,
+    slices: &[IoSlice<'_>],
+    position: u64,
+    mutation: Mutation,
+) -> Result<(), LogStoreError> {
+    if slices.is_empty() {
+        return Ok(());
+    }
+    if mutation.planted(Mutation::EqualBytesSkipped) {
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut there = vec![0; bytes.len()];
+        if file.read_at(&mut there, position).is_ok_and(|read| read == bytes.len()) && there == bytes {
+            return Ok(());
+        }
+    }
+    file.write_all_at(slices, position).map_err(LogStoreError::io("write", path))
+}
+
+/// Whether a directory may be a partition's: `<topic>-<n>`, or such a one on its way out.
+fn is_partition_name(name: &str) -> bool {
+    let name = match name.strip_suffix("-delete") {
+        Some(dying) => dying.rsplit_once('.').map_or(dying, |(name, _)| name),
+        None => name,
+    };
+    name.rsplit_once('-').is_some_and(|(topic, partition)| {
+        !topic.is_empty() && !partition.is_empty() && partition.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+/// Removes a directory that holds nothing but files of a partition; anything else in it is left, with an error.
+///
+/// # Errors
+/// [`LogStoreError::Io`]; [`LogStoreError::Refused`] where it holds something that is not ours.
+pub fn remove_partition_directory(disk: &dyn Disk, dir: &Path) -> Result<(), LogStoreError> {
+    let entries = disk.list(dir).map_err(LogStoreError::io("list", dir))?;
+    let ours = |name: &str| {
+        const SUFFIXES: [&str; 8] =
+            [".log", ".index", ".timeindex", ".txnindex", ".snapshot", ".raft", ".tmp", ".deleted"];
+        ["partition.metadata", "leader-epoch-checkpoint"].contains(&name)
+            || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+    };
+    if let Some(alien) = entries.iter().find(|entry| entry.is_dir || !ours(&entry.name.to_string_lossy())) {
+        return Err(LogStoreError::Refused(format!(
+            "{} holds '{}', which is no file of a partition",
+            dir.display(),
+            alien.name.to_string_lossy()
+        )));
+    }
+    for entry in entries {
+        let path = dir.join(entry.name);
+        disk.remove_file(&path).map_err(LogStoreError::io("remove", &path))?;
+    }
+    disk.remove_dir(dir).map_err(LogStoreError::io("remove", dir))
+}
+
+/// The files of the ring, before the checkpoint that hands them out.
+struct Ring {
+    /// Files of the right size: all are free once the checkpoint is durable.
+    usable: Vec<(u32, PathBuf)>,
+    /// Files of another size, or beyond the ring, or half made.
+    surplus: Vec<PathBuf>,
+}
+
+impl Ring {
+    /// Makes sure that a file is there, durable, before a checkpoint says that rounds are in it.
+    fn prepare(disk: &dyn Disk, options: &WalOptions) -> Result<Self, LogStoreError> {
+        let mut ring = Self { usable: Vec::new(), surplus: Vec::new() };
+        let mut next = 0;
+        for entry in disk.list(&options.dir).map_err(LogStoreError::io("list", &options.dir))? {
+            let path = options.dir.join(&entry.name);
+            if entry.name.to_string_lossy().ends_with(".tmp") {
+                ring.surplus.push(path);
+                continue;
+            }
+            let Some(number) = crate::wal::file_number(&entry.name).filter(|_| !entry.is_dir) else {
+                continue;
+            };
+            next = next.max(number + 1);
+            let file = disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
+            if file.len().map_err(LogStoreError::io("measure", &path))? == options.file_bytes {
+                ring.usable.push((number, path));
+            } else {
+                ring.surplus.push(path);
+            }
+        }
+        ring.usable.sort();
+        if ring.usable.len() > options.files {
+            ring.surplus.extend(ring.usable.drain(options.files..).map(|(_, path)| path));
+        }
+        if ring.usable.is_empty() {
+            let file = NewWalFile::new(options, next);
+            let path = file.path().to_owned();
+            file.make(disk)?;
+            ring.usable.push((next, path));
+        }
+        disk.sync_dir(&options.dir).map_err(LogStoreError::io("sync", &options.dir))?;
+        Ok(ring)
+    }
+
+    fn first(&self) -> u32 {
+        self.usable[0].0
+    }
+
+    fn into_writer(
+        self,
+        disk: &dyn Disk,
+        options: WalOptions,
+        salt: u64,
+        round: u64,
+    ) -> Result<WalWriter, LogStoreError> {
+        for path in &self.surplus {
+            disk.remove_file(path).map_err(LogStoreError::io("remove", path))?;
+        }
+        let files = self.usable.into_iter().map(|(number, path)| WalFile::open(disk, number, path));
+        Ok(WalWriter::new(options, salt, round, files.collect::<Result<_, _>>()?))
+    }
+}

@@ -41,10 +41,28 @@ impl SegmentPool {
 /// A segment of a log, as the flusher and the readers share it.
 #[derive(Debug)]
 pub struct Segment {
-    base_offset: i64,
+    pub(crate) base_offset: i64,
+    pub(crate) dir: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) file: std::sync::OnceLock<Arc<dyn crate::disk::DiskFile>>,
+    pub(crate) dirty: std::sync::atomic::AtomicBool,
 }
 
 impl Segment {
+    pub(crate) fn new(dir: PathBuf, disk: Arc<dyn Disk>, base_offset: i64) -> Arc<Self> {
+        Arc::new(Self { base_offset, dir, disk, file: Default::default(), dirty: Default::default() })
+    }
+
+    pub(crate) fn open(&self) -> Result<&Arc<dyn crate::disk::DiskFile>, LogStoreError> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let path = self.path();
+        let file =
+            self.disk.open(&path, crate::disk::Access::Write).map_err(LogStoreError::io("open", &path))?;
+        Ok(self.file.get_or_init(|| file))
+    }
+
     /// Offset of its first record; the files are named after it.
     pub fn base_offset(&self) -> i64 {
         self.base_offset
@@ -52,7 +70,7 @@ impl Segment {
 
     /// The `.log` file.
     pub fn path(&self) -> PathBuf {
-        unimplemented!()
+        self.dir.join(format!("{:020}.log", self.base_offset))
     }
 
     /// Makes its bytes, and the names of its files in the log's directory, durable; what was written before the call is
@@ -62,7 +80,12 @@ impl Segment {
     /// # Errors
     /// The system's; final (DESIGN 3.3.6).
     pub fn sync(&self) -> Result<(), LogStoreError> {
-        unimplemented!()
+        self.dirty.store(false, std::sync::atomic::Ordering::SeqCst);
+        if let Some(file) = self.file.get() {
+            file.sync().map_err(LogStoreError::io("sync", &self.path()))?;
+            let _ = self.disk.sync_dir(&self.dir);
+        }
+        Ok(())
     }
 }
 

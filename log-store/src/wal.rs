@@ -525,6 +525,14 @@ pub struct NewWalFile {
 }
 
 impl NewWalFile {
+    pub(crate) fn new(options: &WalOptions, number: u32) -> Self {
+        Self { number, path: options.dir.join(file_name(number)), bytes: options.file_bytes }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes the file, zeroed and durable, its name included.
     ///
     /// # Errors
@@ -672,12 +680,7 @@ impl WalWriter {
             return None;
         }
         self.making = true;
-        let number = self.next_number;
-        Some(NewWalFile {
-            number,
-            path: self.options.dir.join(file_name(number)),
-            bytes: self.options.file_bytes,
-        })
+        Some(NewWalFile::new(&self.options, self.next_number))
     }
 
     /// Adds a file that was made, or notes that it could not be.

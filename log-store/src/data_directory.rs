@@ -1,0 +1,338 @@
+//! The data directory's identity: what it belongs to, who uses it now, and whether this version can read it.
+//!
+//! ```text
+//!   <data>/.lock       held (flock) while a process uses the directory
+//!   <data>/meta.toml   format_version, cluster_id, node_id, directory_id: written once, at the end of the first start
+//!   <wal.dir>/owner    the directory_id: a write-ahead log is never mixed up with another directory's
+//!   <data>/<topic>-<n>/partition.metadata   Kafka's: the topic id
+//! ```
+//! `meta.toml` comes last in the first start: a directory without it holds nothing that was ever promised, so a start
+//! that was cut short is simply repeated; a directory that does hold something without it is refused.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use uuid::Uuid;
+
+use crate::{
+    LogStoreError,
+    checkpoint::{CHECKPOINT, CHECKPOINT_COPY},
+    disk::{Access, Disk, DiskFile, write_cache_file, write_file_atomically},
+    wal,
+};
+
+/// The format that is written; this one and the one before are read.
+pub const FORMAT_VERSION: u32 = 1;
+/// The identity file.
+pub const META: &str = "meta.toml";
+/// The lock file.
+pub const LOCK: &str = ".lock";
+/// The file that names the data directory to which a write-ahead log belongs.
+const OWNER: &str = "owner";
+/// Kafka's file with the topic id.
+pub const PARTITION_METADATA: &str = "partition.metadata";
+
+/// What a data directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The cluster's id, as Kafka writes one.
+    pub cluster_id: String,
+    /// The node's id.
+    pub node_id: i32,
+    /// The directory's own id.
+    pub directory_id: Uuid,
+}
+
+/// Who opens the directory.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    /// The node's id.
+    pub node_id: i32,
+    /// The cluster that it must belong to, where that is configured.
+    pub cluster_id: Option<String>,
+    /// The cluster id of a new directory, unless one is configured.
+    pub new_cluster_id: String,
+    /// The id of a new directory.
+    pub new_directory_id: Uuid,
+    /// The write-ahead log's directory, where it is not `<data>/wal`.
+    pub wal_dir: Option<PathBuf>,
+}
+
+/// A data directory, locked and checked. The lock is held until it is dropped.
+#[derive(Debug)]
+pub struct DataDirectory {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    wal_dir: PathBuf,
+    meta: Meta,
+    fresh: bool,
+    _locks: Vec<Arc<dyn DiskFile>>,
+}
+
+impl DataDirectory {
+    /// Locks and checks a directory, making it where it is missing. Nothing else is written.
+    ///
+    /// # Errors
+    /// [`LogStoreError::Refused`] where it is in use, belongs to something else, or is of a newer format;
+    /// [`LogStoreError::Io`].
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, opener: &Opener) -> Result<Self, LogStoreError> {
+        make_dirs(&*disk, path)?;
+        let mut locks = vec![lock(&*disk, path)?];
+        let known = read_meta(&*disk, path)?;
+        if let Some(meta) = &known {
+            check_meta(path, meta, opener)?;
+        } else {
+            check_new(&*disk, path)?;
+        }
+        let wal_dir = opener.wal_dir.clone().unwrap_or_else(|| path.join("wal"));
+        make_dirs(&*disk, &wal_dir)?;
+        if opener.wal_dir.is_some() {
+            locks.push(lock(&*disk, &wal_dir)?);
+        }
+        let fresh = known.is_none();
+        let meta = known.unwrap_or_else(|| Meta {
+            cluster_id: opener.cluster_id.clone().unwrap_or_else(|| opener.new_cluster_id.clone()),
+            node_id: opener.node_id,
+            directory_id: opener.new_directory_id,
+        });
+        check_wal_dir(&*disk, path, &wal_dir, &meta, fresh)?;
+        Ok(Self { disk, path: path.to_owned(), wal_dir, meta, fresh, _locks: locks })
+    }
+
+    /// The disk it is on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The write-ahead log's directory.
+    pub fn wal_dir(&self) -> &Path {
+        &self.wal_dir
+    }
+
+    /// What it belongs to.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Whether nothing was ever promised from it: its first start is not finished.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Ends the first start: from now on a missing checkpoint or log is damage. Everything else is durable by now.
+    pub(crate) fn finish_first_start(&mut self) -> Result<(), LogStoreError> {
+        if !self.fresh {
+            return Ok(());
+        }
+        let owner = self.wal_dir.join(OWNER);
+        let id = format!("{}\n", self.meta.directory_id);
+        write_file_atomically(&*self.disk, &owner, id.as_bytes())
+            .map_err(LogStoreError::io("write", &owner))?;
+        let path = self.path.join(META);
+        let Meta { cluster_id, node_id, directory_id } = &self.meta;
+        let text = format!(
+            "# The identity of this data directory. Written once; a copy with another identity is refused.\n\
+             format_version = {FORMAT_VERSION}\ncluster_id = \"{cluster_id}\"\nnode_id = {node_id}\n\
+             directory_id = \"{directory_id}\"\n"
+        );
+        write_file_atomically(&*self.disk, &path, text.as_bytes())
+            .map_err(LogStoreError::io("write", &path))?;
+        self.fresh = false;
+        Ok(())
+    }
+}
+
+/// Makes a directory and its parents. Each new name is durable when it returns.
+fn make_dirs(disk: &dyn Disk, path: &Path) -> Result<(), LogStoreError> {
+    let mut missing = Vec::new();
+    let mut dir = path;
+    while !disk.exists(dir).map_err(LogStoreError::io("look for", dir))? {
+        missing.push(dir);
+        match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => dir = parent,
+            None => break,
+        }
+    }
+    for dir in missing.iter().rev() {
+        disk.create_dir(dir).map_err(LogStoreError::io("make", *dir))?;
+        let parent = parent_of(dir);
+        disk.sync_dir(parent).map_err(LogStoreError::io("sync", parent))?;
+    }
+    if missing.is_empty() {
+        // its name may be in the page cache only, after a kill -9; a parent that may not be read is older than that
+        _ = disk.sync_dir(parent_of(path));
+    }
+    Ok(())
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn lock(disk: &dyn Disk, dir: &Path) -> Result<Arc<dyn DiskFile>, LogStoreError> {
+    let path = dir.join(LOCK);
+    disk.lock(&path).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::WouldBlock {
+            LogStoreError::Refused(format!(
+                "{} is in use by another process: stop that one, or choose another data directory",
+                dir.display()
+            ))
+        } else {
+            LogStoreError::io("lock", &path)(error)
+        }
+    })
+}
+
+fn read_meta(disk: &dyn Disk, dir: &Path) -> Result<Option<Meta>, LogStoreError> {
+    let path = dir.join(META);
+    if !disk.exists(&path).map_err(LogStoreError::io("look for", &path))? {
+        return Ok(None);
+    }
+    let file = disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
+    let text =
+        String::from_utf8(file.read_all().map_err(LogStoreError::io("read", &path))?).unwrap_or_default();
+    let value = |name: &str| {
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        lines.map(|(key, value)| (key.trim(), value.trim().trim_matches('"'))).find(|(key, _)| *key == name)
+    };
+    let number = |name| value(name).and_then(|(_, value)| value.parse::<i64>().ok());
+    let version = number("format_version");
+    if let Some(version) = version
+        && version > i64::from(FORMAT_VERSION)
+    {
+        return Err(LogStoreError::Refused(format!(
+            "{} has format {version}, this version of Alluvium knows formats up to {FORMAT_VERSION}: start the version \
+             that wrote it, or a later one",
+            dir.display()
+        )));
+    }
+    let meta = (|| {
+        version?;
+        Some(Meta {
+            cluster_id: value("cluster_id")?.1.to_owned(),
+            node_id: number("node_id")?.try_into().ok()?,
+            directory_id: value("directory_id")?.1.parse().ok()?,
+        })
+    })();
+    meta.map(Some).ok_or_else(|| {
+        LogStoreError::Refused(format!(
+            "{} cannot be read: it needs format_version, cluster_id, node_id and directory_id. Restore it from a copy of \
+             the data directory",
+            path.display()
+        ))
+    })
+}
+
+fn check_meta(dir: &Path, meta: &Meta, opener: &Opener) -> Result<(), LogStoreError> {
+    let refuse = |what: &str, theirs: &str, ours: &str| {
+        Err(LogStoreError::Refused(format!(
+            "{} belongs to {what} {theirs}, this is {what} {ours}: choose the data directory of {what} {ours}, or an \
+             empty one",
+            dir.display()
+        )))
+    };
+    if let Some(expected) = &opener.cluster_id
+        && *expected != meta.cluster_id
+    {
+        return refuse("cluster", &meta.cluster_id, expected);
+    }
+    if opener.node_id != meta.node_id {
+        return refuse("node", &meta.node_id.to_string(), &opener.node_id.to_string());
+    }
+    Ok(())
+}
+
+/// A directory without identity may hold what a first start that was cut short leaves, and nothing else.
+fn check_new(disk: &dyn Disk, dir: &Path) -> Result<(), LogStoreError> {
+    for entry in disk.list(dir).map_err(LogStoreError::io("list", dir))? {
+        let name = entry.name.to_string_lossy();
+        let ours = [LOCK, CHECKPOINT, CHECKPOINT_COPY, "wal", "lost+found"].contains(&&*name);
+        if !ours && !name.ends_with(".tmp") {
+            return Err(LogStoreError::Refused(format!(
+                "{} is no data directory: it has no {META} but holds '{name}'. Choose an empty directory, or restore \
+                 {META} if this was one",
+                dir.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_wal_dir(
+    disk: &dyn Disk,
+    data: &Path,
+    wal_dir: &Path,
+    meta: &Meta,
+    fresh: bool,
+) -> Result<(), LogStoreError> {
+    let path = wal_dir.join(OWNER);
+    if !fresh {
+        let owner = if disk.exists(&path).map_err(LogStoreError::io("look for", &path))? {
+            let file = disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
+            String::from_utf8(file.read_all().map_err(LogStoreError::io("read", &path))?).ok()
+        } else {
+            None
+        };
+        if owner.as_deref().map(str::trim) != Some(meta.directory_id.to_string().as_str()) {
+            return Err(LogStoreError::Refused(format!(
+                "{} does not hold the write-ahead log of {} ({} should say {}): set wal.dir to the directory used \
+                 before, or move its files here",
+                wal_dir.display(),
+                data.display(),
+                path.display(),
+                meta.directory_id
+            )));
+        }
+        return Ok(());
+    }
+    // a first start writes no round: a log with rounds is somebody's
+    for entry in disk.list(wal_dir).map_err(LogStoreError::io("list", wal_dir))? {
+        if wal::file_number(&entry.name).is_none() {
+            continue;
+        }
+        let path = wal_dir.join(&entry.name);
+        let file = disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
+        let mut first = [0; 32];
+        let read = file.read_at(&mut first, 0).map_err(LogStoreError::io("read", &path))?;
+        if first[..read].iter().any(|byte| *byte != 0) {
+            return Err(LogStoreError::Refused(format!(
+                "{} holds the write-ahead log of another data directory than {}: choose an empty directory for wal.dir",
+                wal_dir.display(),
+                data.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Writes `partition.metadata` where it is missing or names another topic: Kafka's tools read it, we do not.
+pub(crate) fn write_partition_metadata(
+    disk: &dyn Disk,
+    dir: &Path,
+    topic_id: Uuid,
+) -> Result<(), LogStoreError> {
+    let path = dir.join(PARTITION_METADATA);
+    let text = format!("version: 0\ntopic_id: {}\n", kafka_uuid(topic_id));
+    if let Ok(file) = disk.open(&path, Access::Read)
+        && file.read_all().is_ok_and(|bytes| bytes == text.as_bytes())
+    {
+        return Ok(());
+    }
+    write_cache_file(disk, &path, text.as_bytes()).map_err(LogStoreError::io("write", &path))
+}
+
+/// A UUID as Kafka writes it: URL-safe base64 without padding.
+pub fn kafka_uuid(id: Uuid) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits = id.as_u128();
+    let digit = |place: u32| char::from(DIGITS[(bits >> place & 63) as usize]);
+    let last = char::from(DIGITS[(bits << 4 & 63) as usize]);
+    (0..21).map(|index| digit(122 - 6 * index)).chain([last]).collect()
+}
