@@ -191,6 +191,9 @@ fn escape(value: &str) -> String {
 
 /// The whole text of `/metrics`.
 pub fn render(broker: &Broker) -> String {
+    for took in broker.node.take_sync_times() {
+        broker.metrics.synced(took);
+    }
     broker.metrics.budget_bytes.set(i64::try_from(broker.budget.used()).unwrap_or(i64::MAX));
     let mut out = TextEncoder::new().encode_to_string(&broker.metrics.registry.gather()).unwrap_or_default();
     let mut families = Families::default();

@@ -193,6 +193,7 @@ async fn serve(
             clock.correct();
         }
     });
+    admin_thread.runtime.spawn(keep_retention(Arc::clone(&broker)));
     admin.started(Arc::clone(&broker));
     tracing::info!(
         node_id = addresses.node_id,
@@ -215,6 +216,15 @@ async fn serve(
     Ok(())
 }
 
+/// Gives up old segments and idle producers, again and again.
+async fn keep_retention(broker: Arc<Broker>) {
+    let producers = i64::try_from(broker.config.producer_id_expiration.as_millis()).unwrap_or(i64::MAX);
+    loop {
+        tokio::time::sleep(broker.config.retention_check_interval).await;
+        broker.node.retention(broker.clock.now_ms(), producers).await;
+    }
+}
+
 fn log_defaults(config: &Config) -> anyhow::Result<LogConfig> {
     LogConfig::from_settings(&config.topic_defaults(), &LogConfig::default())
         .context("the defaults for topics do not fit together")
@@ -227,6 +237,10 @@ fn node_options(
     log_defaults: LogConfig,
 ) -> NodeOptions {
     let clock = clock.clone();
+    let monotonic = {
+        let (clock, begun) = (clock.clone(), clock.instant());
+        Arc::new(move || clock.instant() - begun)
+    };
     NodeOptions {
         data_dir: config.data_dir.clone(),
         wal_dir: config.wal_dir.clone(),
@@ -234,6 +248,7 @@ fn node_options(
         disk: Arc::new(RealDisk),
         runtimes: vec![runtime::Handle::current()],
         now: Arc::new(move || clock.now_ms()),
+        monotonic,
         entropy: Arc::new(entropy),
         broker: BrokerInfo {
             id: config.node_id,

@@ -50,6 +50,17 @@ pub enum ReplicationError {
         /// The reserve, bytes.
         reserve: u64,
     },
+    /// The topic is deleted.
+    #[error("the topic is deleted")]
+    TopicDeleted,
+    /// The batch does not fit into a file of the write-ahead log.
+    #[error("a batch of {bytes} bytes does not fit into the write-ahead log's files, the limit is {limit}")]
+    BatchTooLarge {
+        /// Of the batch.
+        bytes: usize,
+        /// The largest one that fits.
+        limit: usize,
+    },
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,

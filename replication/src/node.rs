@@ -1,13 +1,53 @@
 //! Everything replicated on this node: the data directory, the flusher, the metadata group and all partitions.
+//!
+//! ```text
+//!  start     lock the directory -> recover -> flusher -> all groups at once: vote, committed vote, blank entry,
+//!            three rounds for all of them -> image from the metadata log -> what was half created or deleted
+//!  create    metadata record committed -> Created records -> each group's membership, votes and blank, shared
+//!            rounds -> the partitions serve -> success
+//!  delete    metadata record committed -> partitions answer "deleted" -> cores end -> Dropped records durable ->
+//!            directories renamed -> success; a worker unlinks
+//! ```
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    ops::Range,
+    path::PathBuf,
+    sync::{
+        Arc, RwLock, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use log_store::disk::Disk;
+use arc_swap::ArcSwap;
+use log_store::{
+    GroupState, Log, LogStoreError, ReplicaId,
+    config::LogConfig,
+    data_directory::{DataDirectory, Opener},
+    disk::Disk,
+    recovery::{self, Progress, RecoveryOptions, remove_partition_directory},
+    segment::{PoolLimits, SegmentPool},
+    wal::{RING_FILES, WalRecord},
+};
+use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
-    Partition, ReplicationError,
-    metadata::{BrokerInfo, MetadataError, MetadataImage, NewTopic, TopicInfo},
+    FlusherStats, Partition, ReplicationError,
+    flusher::{AfterDurable, Faults, Flusher, FlusherSetup, Work},
+    lane::Lane,
+    metadata::{
+        BrokerInfo, METADATA_REPLICA, METADATA_TOPIC, METADATA_TOPIC_ID, MetadataError, MetadataImage,
+        MetadataRecord, NewTopic, PRODUCER_ID_BLOCK, TopicInfo,
+    },
+    partition::PartitionSetup,
+    raft_log::RaftLog,
+    space::Space,
+    state_machine::StateMachine,
+    transport::NoPeers,
 };
 
 /// What a node needs from outside: it has no clock and no entropy of its own.
@@ -25,16 +65,52 @@ pub struct NodeOptions {
     pub runtimes: Vec<tokio::runtime::Handle>,
     /// Wall clock, milliseconds since the epoch.
     pub now: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// Time since some moment, never set back.
+    pub monotonic: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// Entropy: a fresh random number each call.
     pub entropy: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// This broker as the metadata names it.
     pub broker: BrokerInfo,
     /// Default topic configuration: what topics that set nothing get.
-    pub log_defaults: log_store::config::LogConfig,
+    pub log_defaults: LogConfig,
 }
 
+impl fmt::Debug for NodeOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeOptions")
+            .field("data_dir", &self.data_dir)
+            .field("broker", &self.broker)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The partitions held here that serve, or did.
+type Partitions = HashMap<(Uuid, i32), Arc<Partition>>;
+
 /// The replicated side of a node.
-pub struct Node {}
+pub struct Node {
+    pub(crate) options: NodeOptions,
+    pub(crate) directory: DataDirectory,
+    pub(crate) pool: Arc<SegmentPool>,
+    pub(crate) flusher: Arc<Flusher>,
+    pub(crate) space: Arc<Space>,
+    pub(crate) lanes: Vec<Arc<Lane>>,
+    next_lane: AtomicUsize,
+    raft_config: Arc<Config>,
+    revive: mpsc::UnboundedSender<ReplicaId>,
+    metadata: Arc<Partition>,
+    image: ArcSwap<MetadataImage>,
+    partitions: RwLock<Partitions>,
+    /// One change of topics at a time.
+    admin: tokio::sync::Mutex<()>,
+    producer_ids: tokio::sync::Mutex<Range<i64>>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("options", &self.options).finish_non_exhaustive()
+    }
+}
 
 impl Node {
     /// Locks and checks the data directory (making it where it is empty), recovers, and opens every group.
@@ -42,40 +118,267 @@ impl Node {
     ///
     /// # Errors
     /// The data directory is refused, or recovery failed.
-    pub async fn start(_options: NodeOptions) -> Result<Arc<Self>, ReplicationError> {
-        unimplemented!()
+    pub async fn start(options: NodeOptions) -> Result<Arc<Self>, ReplicationError> {
+        Self::start_with(options, Faults::new(Arc::new(abort))).await
+    }
+
+    /// [`Node::start`] with something else than an abort on the first error that is final.
+    pub(crate) async fn start_with(
+        options: NodeOptions,
+        faults: Faults,
+    ) -> Result<Arc<Self>, ReplicationError> {
+        let opened = Opened::recover(&options)?;
+        let Opened { directory, pool, recovered } = opened;
+        let space = Arc::new(Space::new(
+            Arc::clone(&options.disk),
+            options.data_dir.clone(),
+            options.wal_file_bytes * RING_FILES as u64,
+            Arc::clone(&options.now),
+        ));
+        let flusher = Flusher::start(FlusherSetup {
+            wal: recovered.wal,
+            states: recovered.checkpoint.groups,
+            damaged: recovered.checkpoint.damaged,
+            disk: Arc::clone(&options.disk),
+            data_dir: options.data_dir.clone(),
+            space: Arc::clone(&space),
+            monotonic: Arc::clone(&options.monotonic),
+            faults,
+        })
+        .map_err(|error| ReplicationError::Storage(format!("threads of the flusher: {error}")))?;
+        let lanes: Vec<Arc<Lane>> = options
+            .runtimes
+            .iter()
+            .map(|runtime| {
+                flusher.add_lane(|number| Lane::start(number, runtime.clone(), Arc::clone(flusher.queue())))
+            })
+            .collect();
+        if lanes.is_empty() {
+            return Err(ReplicationError::Storage("a node needs a runtime".to_owned()));
+        }
+        let (revive, revived) = mpsc::unbounded_channel();
+        let opening = Opening {
+            flusher: Arc::clone(&flusher),
+            space: Arc::clone(&space),
+            now: Arc::clone(&options.now),
+            raft_config: raft_config()?,
+            revive,
+        };
+
+        let mut opened = HashMap::new();
+        let mut serving = Vec::new();
+        for (number, group) in recovered.groups.into_iter().enumerate() {
+            let replica = group.state.replica;
+            let lane = Arc::clone(&lanes[number % lanes.len()]);
+            match group.log {
+                Ok(log) => {
+                    let (partition, opened_core) = opening.open(&group.state, log, lane)?;
+                    opened.insert(replica, partition);
+                    serving.push(opened_core);
+                }
+                Err(error) => {
+                    let (topic, partition) = (&group.state.topic, group.state.partition);
+                    tracing::error!(
+                        topic, partition, %error,
+                        "partition is offline: what was promised of it is damaged; nothing of it was removed, restore \
+                         its directory from a backup or delete the topic"
+                    );
+                    opened.insert(replica, opening.offline(&group.state, lane, &error.to_string()));
+                }
+            }
+        }
+        let metadata = match opened.remove(&METADATA_REPLICA) {
+            Some(metadata) => metadata,
+            None => {
+                let topic = METADATA_TOPIC.to_owned();
+                let state = GroupState::new(METADATA_REPLICA, METADATA_TOPIC_ID, topic, 0);
+                let log = Log::create(
+                    &pool,
+                    &options.data_dir.join(state.directory()),
+                    &state,
+                    LogConfig { retention_ms: None, ..LogConfig::default() },
+                )?;
+                let (partition, opened_core) = opening.create(&state, log, Arc::clone(&lanes[0]))?;
+                serving.push(opened_core);
+                partition
+            }
+        };
+        for opened_core in serving {
+            opened_core.await.unwrap_or(Err(ReplicationError::Stopping))?;
+        }
+        let mut image = MetadataImage::default();
+        image.catch_up(&metadata)?;
+        let Opening { raft_config, revive, .. } = opening;
+        let node = Arc::new(Self {
+            directory,
+            pool,
+            flusher,
+            space,
+            next_lane: AtomicUsize::new(1),
+            lanes,
+            raft_config,
+            revive,
+            metadata,
+            image: ArcSwap::from_pointee(image),
+            partitions: RwLock::default(),
+            admin: tokio::sync::Mutex::default(),
+            producer_ids: tokio::sync::Mutex::new(0..0),
+            options,
+        });
+        node.settle(opened).await?;
+        node.lanes[0].runtime().spawn(revive_groups(Arc::downgrade(&node), revived));
+        Ok(node)
+    }
+
+    /// Brings what recovery found and what the metadata says together.
+    async fn settle(
+        self: &Arc<Self>,
+        mut opened: HashMap<ReplicaId, Arc<Partition>>,
+    ) -> Result<(), ReplicationError> {
+        let _admin = self.admin.lock().await;
+        let image = self.metadata();
+        let mut records = Vec::new();
+        let cluster_id = &self.directory.meta().cluster_id;
+        if image.cluster_id != *cluster_id {
+            records.push(MetadataRecord::Cluster { id: cluster_id.clone() });
+        }
+        if image.brokers.get(&self.options.broker.id) != Some(&self.options.broker) {
+            records.push(MetadataRecord::Broker(self.options.broker.clone()));
+        }
+        if !records.is_empty() {
+            self.commit(&records).await?;
+        }
+        let image = self.metadata();
+        let mut missing = Vec::new();
+        for topic in image.topics.values() {
+            for (partition, replica) in self.placements(&image, topic) {
+                match opened.remove(&replica) {
+                    Some(open) => {
+                        // recovery knew the topic's name, not its settings
+                        open.configure(log_config(topic, &self.options.log_defaults));
+                        self.insert(open);
+                    }
+                    None => missing.push((Arc::clone(topic), partition, replica)),
+                }
+            }
+        }
+        // created in the metadata, but the node stopped before the groups were
+        self.create_partitions(missing).await?;
+        // deleted in the metadata, but the node stopped before the groups were
+        self.drop_partitions(opened.into_values().collect()).await
     }
 
     /// The current metadata.
     pub fn metadata(&self) -> Arc<MetadataImage> {
-        unimplemented!()
+        self.image.load_full()
     }
 
     /// The partition, where this node holds a replica of it.
-    pub fn partition(&self, _topic_id: Uuid, _partition: i32) -> Option<Arc<Partition>> {
-        unimplemented!()
+    pub fn partition(&self, topic_id: Uuid, partition: i32) -> Option<Arc<Partition>> {
+        read(&self.partitions).get(&(topic_id, partition)).cloned()
     }
 
     /// All partitions held here (the metadata group's not among them).
     pub fn partitions(&self) -> Vec<(Arc<TopicInfo>, i32, Arc<Partition>)> {
-        unimplemented!()
+        let image = self.metadata();
+        let partitions = read(&self.partitions);
+        partitions
+            .iter()
+            .filter_map(|((topic, index), partition)| {
+                Some((Arc::clone(image.topics_by_id.get(topic)?), *index, Arc::clone(partition)))
+            })
+            .collect()
     }
 
     /// Creates topics; each succeeds only once all its partitions serve here. `validate_only` changes nothing.
     pub async fn create_topics(
         self: &Arc<Self>,
-        _topics: Vec<NewTopic>,
-        _validate_only: bool,
+        topics: Vec<NewTopic>,
+        validate_only: bool,
     ) -> Vec<Result<Arc<TopicInfo>, MetadataError>> {
-        unimplemented!()
+        let node = Arc::clone(self);
+        // a client that goes away does not leave a topic half created
+        let count = topics.len();
+        let created =
+            self.lanes[0].runtime().spawn(async move { node.create_topics_now(topics, validate_only).await });
+        created.await.unwrap_or_else(|_| {
+            (0..count).map(|_| Err(MetadataError::Replication(ReplicationError::Stopping))).collect()
+        })
+    }
+
+    async fn create_topics_now(
+        self: &Arc<Self>,
+        topics: Vec<NewTopic>,
+        validate_only: bool,
+    ) -> Vec<Result<Arc<TopicInfo>, MetadataError>> {
+        let _admin = self.admin.lock().await;
+        let mut planned = (*self.metadata()).clone();
+        let mut records = Vec::new();
+        let mut results = Vec::with_capacity(topics.len());
+        for topic in topics {
+            if planned.topics.contains_key(topic.name.as_str()) {
+                results.push(Err(MetadataError::TopicExists(topic.name)));
+                continue;
+            }
+            if let Some(other) = planned.colliding(&topic.name) {
+                results.push(Err(MetadataError::NameCollision(topic.name, other.name.to_string())));
+                continue;
+            }
+            let info = TopicInfo {
+                name: Arc::from(topic.name),
+                id: self.new_topic_id(),
+                partitions: topic.partitions,
+                configs: topic.configs,
+            };
+            let record = MetadataRecord::Topic { topic: info.clone(), first_replica: planned.next_replica() };
+            planned.apply(record.clone());
+            records.push(record);
+            results.push(Ok(Arc::new(info)));
+        }
+        if validate_only || records.is_empty() {
+            return results;
+        }
+        if let Err(error) = self.commit(&records).await {
+            return fail_all(results, &error);
+        }
+        let image = self.metadata();
+        let mut wanted = Vec::new();
+        for topic in results.iter().flatten() {
+            for (partition, replica) in self.placements(&image, topic) {
+                wanted.push((Arc::clone(topic), partition, replica));
+            }
+        }
+        match self.create_partitions(wanted).await {
+            Ok(()) => results,
+            Err(error) => fail_all(results, &error),
+        }
     }
 
     /// Deletes a topic: fetches and produces fail from then on.
     ///
     /// # Errors
     /// [`MetadataError::UnknownTopic`].
-    pub async fn delete_topic(self: &Arc<Self>, _topic_id: Uuid) -> Result<(), MetadataError> {
-        unimplemented!()
+    pub async fn delete_topic(self: &Arc<Self>, topic_id: Uuid) -> Result<(), MetadataError> {
+        let node = Arc::clone(self);
+        let deleted = self.lanes[0].runtime().spawn(async move {
+            let _admin = node.admin.lock().await;
+            if !node.metadata().topics_by_id.contains_key(&topic_id) {
+                return Err(MetadataError::UnknownTopic);
+            }
+            node.commit(&[MetadataRecord::TopicDeleted { id: topic_id }]).await?;
+            let gone: Vec<Arc<Partition>> = {
+                let mut partitions = write(&node.partitions);
+                partitions
+                    .extract_if(|(topic, _), _| *topic == topic_id)
+                    .map(|(_, partition)| partition)
+                    .collect()
+            };
+            for partition in &gone {
+                partition.delete();
+            }
+            Ok(node.drop_partitions(gone).await?)
+        });
+        deleted.await.unwrap_or(Err(MetadataError::Replication(ReplicationError::Stopping)))
     }
 
     /// A producer id that was never given out before in the cluster's life.
@@ -83,11 +386,404 @@ impl Node {
     /// # Errors
     /// The metadata group could not commit a new block.
     pub async fn next_producer_id(&self) -> Result<i64, ReplicationError> {
-        unimplemented!()
+        let mut ids = self.producer_ids.lock().await;
+        if ids.is_empty() {
+            let _admin = self.admin.lock().await;
+            let first = self.metadata().next_producer_id;
+            self.commit(&[MetadataRecord::ProducerIds { next: first + PRODUCER_ID_BLOCK }]).await?;
+            *ids = first..first + PRODUCER_ID_BLOCK;
+        }
+        ids.next().ok_or(ReplicationError::NotLeader)
+    }
+
+    /// Applies `retention.ms` and `retention.bytes` to every partition, forgets idle producers, and starts groups again
+    /// that a full disk stopped. Called by a timer.
+    pub async fn retention(&self, now_ms: i64, producer_expiration_ms: i64) {
+        for (topic, _, partition) in self.partitions() {
+            if partition.is_broken() && self.space.admit().is_ok() {
+                if let Err(error) = self.revive(partition.replica()).await {
+                    tracing::warn!(%error, ?partition, "a partition that a full disk stopped does not start again yet");
+                }
+                continue;
+            }
+            partition.expire_producers(now_ms - producer_expiration_ms);
+            let config = log_config(&topic, &self.options.log_defaults);
+            if let Err(error) = partition.retain(&config, now_ms).await {
+                tracing::debug!(%error, ?partition, "retention is tried again later");
+            }
+        }
+    }
+
+    /// Counters of the flusher.
+    pub fn flusher_stats(&self) -> FlusherStats {
+        self.flusher.stats()
+    }
+
+    /// The time that each sync of the write-ahead log took since the last call; the oldest are dropped where nobody asks.
+    pub fn take_sync_times(&self) -> Vec<Duration> {
+        self.flusher.take_sync_times()
     }
 
     /// Finishes what was queued, writes a checkpoint, and closes everything.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        let _admin = self.admin.lock().await;
+        let partitions: Vec<Arc<Partition>> =
+            read(&self.partitions).values().cloned().chain([Arc::clone(&self.metadata)]).collect();
+        for partition in &partitions {
+            partition.stop();
+        }
+        let cores: Vec<_> = partitions.iter().filter_map(|partition| partition.detach()).collect();
+        for core in cores {
+            // a core that ended before has nothing to finish
+            let _ = core.shutdown().await;
+        }
+        for lane in &self.lanes {
+            lane.drain().await;
+        }
+        let flusher = Arc::clone(&self.flusher);
+        // it waits for syncs
+        let _ = tokio::task::spawn_blocking(move || flusher.stop()).await;
     }
+
+    /// Appends records to the metadata log and applies them once they are committed.
+    async fn commit(&self, records: &[MetadataRecord]) -> Result<(), ReplicationError> {
+        let batch = MetadataRecord::batch(records, (self.options.now)());
+        self.metadata.append_committed(batch).await?;
+        let mut image = (*self.metadata()).clone();
+        image.catch_up(&self.metadata)?;
+        self.image.store(Arc::new(image));
+        Ok(())
+    }
+
+    /// Partitions of a topic that this node holds a replica of.
+    fn placements(&self, image: &MetadataImage, topic: &TopicInfo) -> Vec<(i32, ReplicaId)> {
+        (0..topic.partitions.len())
+            .filter_map(|partition| {
+                let partition = i32::try_from(partition).ok()?;
+                Some((partition, image.replica(topic, partition, self.options.broker.id)?))
+            })
+            .collect()
+    }
+
+    /// Creates groups, all at once so that they share their rounds, and waits until every one serves.
+    async fn create_partitions(
+        self: &Arc<Self>,
+        wanted: Vec<(Arc<TopicInfo>, i32, ReplicaId)>,
+    ) -> Result<(), ReplicationError> {
+        let opening = self.opening();
+        let mut serving = Vec::with_capacity(wanted.len());
+        for (topic, partition, replica) in wanted {
+            let state = GroupState::new(replica, topic.id, topic.name.to_string(), partition);
+            let config = log_config(&topic, &self.options.log_defaults);
+            let log =
+                Log::create(&self.pool, &self.options.data_dir.join(state.directory()), &state, config)?;
+            serving.push(opening.create(&state, log, self.lane())?);
+        }
+        for (partition, opened) in serving {
+            opened.await.unwrap_or(Err(ReplicationError::Stopping))?;
+            self.insert(partition);
+        }
+        Ok(())
+    }
+
+    /// Ends groups and gives up their files; returns once their directories have other names.
+    async fn drop_partitions(&self, gone: Vec<Arc<Partition>>) -> Result<(), ReplicationError> {
+        let mut renamed = Vec::with_capacity(gone.len());
+        for partition in gone {
+            partition.delete();
+            if let Some(core) = partition.detach() {
+                // nothing may be queued behind the record that ends the replica
+                let _ = core.shutdown().await;
+            }
+            let replica = partition.replica();
+            self.flusher.remove_partition(replica);
+            let dir = self.options.data_dir.join(format!("{}-{}", partition.topic(), partition.index()));
+            let aside = self.options.data_dir.join(format!(
+                "{}-{}.{}-delete",
+                partition.topic(),
+                partition.index(),
+                Uuid::from_u64_pair(replica.0, (self.options.entropy)()).simple()
+            ));
+            let (sender, receiver) = oneshot::channel();
+            let then = move |disk: &dyn Disk| {
+                let moved = disk.rename(&dir, &aside);
+                // the name is free; what is left of the old files concerns nobody
+                let _ = sender.send(());
+                let gone = match moved {
+                    Ok(()) => remove_partition_directory(disk, &aside),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                    Err(error) => Err(LogStoreError::Io { operation: "rename", path: dir, source: error }),
+                };
+                if let Err(error) = gone {
+                    tracing::warn!(%error, "files of a deleted partition stay until the next start");
+                }
+            };
+            partition
+                .lane()
+                .push(Work::record(WalRecord::Dropped { replica }, AfterDurable::Then(Box::new(then))));
+            renamed.push(receiver);
+        }
+        for receiver in renamed {
+            receiver.await.map_err(|_| ReplicationError::Stopping)?;
+        }
+        Ok(())
+    }
+
+    fn opening(&self) -> Opening {
+        Opening {
+            flusher: Arc::clone(&self.flusher),
+            space: Arc::clone(&self.space),
+            now: Arc::clone(&self.options.now),
+            raft_config: Arc::clone(&self.raft_config),
+            revive: self.revive.clone(),
+        }
+    }
+
+    /// Starts a group again that a full disk stopped: at the end that is durable.
+    async fn revive(&self, replica: ReplicaId) -> Result<(), ReplicationError> {
+        let _admin = self.admin.lock().await;
+        let found = read(&self.partitions).values().find(|partition| partition.replica() == replica).cloned();
+        let Some(partition) = found.filter(|partition| partition.is_broken()) else { return Ok(()) };
+        if let Some(core) = partition.detach() {
+            // what it still queued is dropped by the flusher
+            let _ = core.shutdown().await;
+        }
+        let (sender, drained) = oneshot::channel();
+        partition.lane().push(Work::barrier(sender));
+        drained.await.map_err(|_| ReplicationError::Stopping)?;
+        let Some(mut state) = self.flusher.durable_state(replica) else { return Ok(()) };
+        let (committed, log_start) = partition.checkpoint_marks();
+        state.clamp(committed, log_start);
+        let image = self.metadata();
+        let config = image.topics_by_id.get(&partition.topic_id()).map_or_else(
+            || self.options.log_defaults.clone(),
+            |topic| log_config(topic, &self.options.log_defaults),
+        );
+        let dir = self.options.data_dir.join(state.directory());
+        let log = Log::open(&self.pool, &dir, &state, None, config, (self.options.now)())?;
+        partition.reopen(&state, log)?;
+        let opened = open_core(Arc::clone(&partition), Arc::clone(&self.raft_config));
+        let opened = partition.lane().runtime().spawn(opened);
+        opened.await.unwrap_or(Err(ReplicationError::Stopping))?;
+        tracing::info!(?partition, "the partition serves again");
+        Ok(())
+    }
+
+    fn insert(&self, partition: Arc<Partition>) {
+        write(&self.partitions).insert((partition.topic_id(), partition.index()), partition);
+    }
+
+    fn lane(&self) -> Arc<Lane> {
+        let next = self.next_lane.fetch_add(1, Ordering::Relaxed);
+        Arc::clone(&self.lanes[next % self.lanes.len()])
+    }
+
+    /// A random topic id; Kafka's tools mistake one whose text begins with a dash for an option.
+    fn new_topic_id(&self) -> Uuid {
+        loop {
+            let (high, low) = ((self.options.entropy)(), (self.options.entropy)());
+            let id = uuid::Builder::from_u128(u128::from(high) << 64 | u128::from(low))
+                .with_version(uuid::Version::Random)
+                .with_variant(uuid::Variant::RFC4122)
+                .into_uuid();
+            // in URL-safe base64 the first character is a dash for 62 in the upper six bits
+            if id.as_bytes()[0] >> 2 != 62 {
+                return id;
+            }
+        }
+    }
+}
+
+/// The data directory, and what recovery found in it.
+pub(crate) struct Opened {
+    pub(crate) directory: DataDirectory,
+    pub(crate) pool: Arc<SegmentPool>,
+    pub(crate) recovered: recovery::Recovered,
+}
+
+impl Opened {
+    pub(crate) fn recover(options: &NodeOptions) -> Result<Self, ReplicationError> {
+        let entropy = || u128::from((options.entropy)()) << 64 | u128::from((options.entropy)());
+        let opener = Opener {
+            node_id: options.broker.id,
+            cluster_id: None,
+            new_cluster_id: log_store::data_directory::kafka_uuid(Uuid::from_u128(entropy())),
+            new_directory_id: Uuid::from_u128(entropy()),
+            wal_dir: options.wal_dir.clone(),
+        };
+        let mut directory = DataDirectory::open(Arc::clone(&options.disk), &options.data_dir, &opener)?;
+        let pool = SegmentPool::new(Arc::clone(&options.disk), PoolLimits::default());
+        let mut progress = |progress: Progress| tracing::debug!(?progress, "recovering");
+        let recovered = recovery::recover(
+            &pool,
+            &mut directory,
+            RecoveryOptions {
+                wal_file_bytes: options.wal_file_bytes,
+                salt: (options.entropy)(),
+                now_ms: (options.now)(),
+                config: &|_| options.log_defaults.clone(),
+                progress: &mut progress,
+                mutation: recovery::Mutation::None,
+            },
+        )?;
+        Ok(Self { directory, pool, recovered })
+    }
+}
+
+/// What opening a group takes.
+struct Opening {
+    flusher: Arc<Flusher>,
+    space: Arc<Space>,
+    now: Arc<dyn Fn() -> i64 + Send + Sync>,
+    raft_config: Arc<Config>,
+    revive: mpsc::UnboundedSender<ReplicaId>,
+}
+
+/// Starts groups again that a full disk stopped, as long as there is a node.
+async fn revive_groups(node: Weak<Node>, mut revived: mpsc::UnboundedReceiver<ReplicaId>) {
+    while let Some(replica) = revived.recv().await {
+        let Some(node) = node.upgrade() else { return };
+        if let Err(error) = node.revive(replica).await {
+            // the next append asks again
+            tracing::warn!(%error, "a partition that a full disk stopped does not start again yet");
+        }
+    }
+}
+
+/// A group that is being opened, and how that ends.
+type OpenedCore = oneshot::Receiver<Result<(), ReplicationError>>;
+
+impl Opening {
+    /// A group that never was: its `Created` record goes ahead of everything it queues.
+    fn create(
+        &self,
+        state: &GroupState,
+        log: Arc<Log>,
+        lane: Arc<Lane>,
+    ) -> Result<(Arc<Partition>, OpenedCore), ReplicationError> {
+        let record = WalRecord::Created {
+            replica: state.replica,
+            topic_id: state.topic_id,
+            topic: state.topic.clone(),
+            partition: state.partition,
+        };
+        lane.push(Work::record(record, AfterDurable::Nothing));
+        self.open(state, log, lane)
+    }
+
+    /// A group of which something promised is missing.
+    fn offline(&self, state: &GroupState, lane: Arc<Lane>, reason: &str) -> Arc<Partition> {
+        Partition::offline(self.setup(state, lane), reason)
+    }
+
+    fn setup<'a>(&self, state: &'a GroupState, lane: Arc<Lane>) -> PartitionSetup<'a> {
+        PartitionSetup {
+            state,
+            lane,
+            space: Arc::clone(&self.space),
+            now: Arc::clone(&self.now),
+            files: Arc::clone(self.flusher.files()),
+            max_batch_bytes: self.flusher.max_batch_bytes(),
+            revive: self.revive.clone(),
+        }
+    }
+
+    /// Opens the group on its runtime.
+    fn open(
+        &self,
+        state: &GroupState,
+        log: Arc<Log>,
+        lane: Arc<Lane>,
+    ) -> Result<(Arc<Partition>, OpenedCore), ReplicationError> {
+        let partition = Partition::new(self.setup(state, Arc::clone(&lane)), log)?;
+        self.flusher.add_partition(&partition);
+        let (sender, receiver) = oneshot::channel();
+        let opened = open_core(Arc::clone(&partition), Arc::clone(&self.raft_config));
+        lane.runtime().spawn(async move {
+            // whoever wanted to know may be gone
+            let _ = sender.send(opened.await);
+        });
+        Ok((partition, receiver))
+    }
+}
+
+/// Starts the core of a group with one voter and has it elect itself: without ticks nobody else would.
+async fn open_core(partition: Arc<Partition>, config: Arc<Config>) -> Result<(), ReplicationError> {
+    let replica = partition.replica().0;
+    let ended = |what: &str, error: String| ReplicationError::Storage(format!("{what}: {error}"));
+    let core = Raft::new(
+        replica,
+        config,
+        NoPeers,
+        RaftLog::new(Arc::clone(&partition)),
+        StateMachine::new(Arc::clone(&partition)),
+    )
+    .await
+    .map_err(|error| ended("opening the group", error.to_string()))?;
+    partition.attach(core.clone());
+    if partition.log().last_log_id().is_some() {
+        core.trigger().elect(false).await.map_err(|error| ended("electing", error.to_string()))?;
+    } else {
+        // the group elects itself once its membership is queued
+        let members = BTreeMap::from([(replica, EmptyNode {})]);
+        core.initialize(members).await.map_err(|error| ended("initializing", error.to_string()))?;
+    }
+    partition.serving().await
+}
+
+/// Settings of data groups (DESIGN 4). Ticks are off: with one voter there is nobody to hear from.
+fn raft_config() -> Result<Arc<Config>, ReplicationError> {
+    let config = Config {
+        cluster_name: "alluvium".to_owned(),
+        heartbeat_interval: 1_000,
+        election_timeout_min: 3_000,
+        election_timeout_max: 6_000,
+        enable_tick: false,
+        enable_pre_vote: Some(true),
+        // a leader that lost an unsynced tail would overwrite entries in the same term
+        enable_leader_restore: Some(false),
+        quorum_loss_probe_interval: Some(12_000),
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: 0,
+        purge_batch_size: 1,
+        log_stage_capacity: Some(8),
+        ..Config::default()
+    };
+    config
+        .validate()
+        .map(Arc::new)
+        .map_err(|error| ReplicationError::Storage(format!("settings of the Raft groups: {error}")))
+}
+
+/// The settings of a topic. What cannot be read was checked when it was set, so a default is better than no partition.
+fn log_config(topic: &TopicInfo, defaults: &LogConfig) -> LogConfig {
+    LogConfig::from_settings(&topic.configs, defaults).unwrap_or_else(|error| {
+        tracing::warn!(topic = %topic.name, %error, "the defaults hold for this topic");
+        defaults.clone()
+    })
+}
+
+fn fail_all(
+    results: Vec<Result<Arc<TopicInfo>, MetadataError>>,
+    error: &ReplicationError,
+) -> Vec<Result<Arc<TopicInfo>, MetadataError>> {
+    results
+        .into_iter()
+        .map(|result| result.and_then(|_| Err(MetadataError::Replication(error.clone()))))
+        .collect()
+}
+
+/// Nothing may be acknowledged any more, and nothing in memory can be trusted to be on the disk (DESIGN 3.3.6).
+fn abort(error: &LogStoreError) {
+    tracing::error!(%error, "the disk failed a sync or a write that everything depends on: aborting; the next start \
+                             recovers what was acknowledged");
+    std::process::abort();
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -180,6 +180,8 @@ impl From<&ReplicationError> for ErrorCode {
             ReplicationError::OutOfOrderSequence { .. } => Self::OutOfOrderSequenceNumber,
             ReplicationError::ProducerFenced { .. } => Self::InvalidProducerEpoch,
             ReplicationError::Storage(_) | ReplicationError::DiskFull { .. } => Self::KafkaStorageError,
+            ReplicationError::TopicDeleted => Self::UnknownTopicOrPartition,
+            ReplicationError::BatchTooLarge { .. } => Self::MessageTooLarge,
         }
     }
 }

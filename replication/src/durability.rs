@@ -1,0 +1,365 @@
+//! The order of durability (DESIGN 3.3): a test for each line, which fails on its mutant (test only).
+//!
+//! Each rule is a function that says what it saw; the test wants it to hold, and to be broken by the planted bug.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use log_store::{LogId, Vote, checkpoint::Checkpoint, config::LogConfig};
+use openraft::storage::{RaftLogStorage, RaftStateMachine};
+
+use crate::{
+    Acks, Completion, CompletionQueue, Node, Partition, ReplicationError,
+    entry::{to_raft, vote_to_raft},
+    flusher::{Faults, Mutation},
+    raft_log::RaftLog,
+    snapshot::SnapshotContents,
+    state_machine::StateMachine,
+    test_disk::{Event, TestDisk},
+    tests::{Clock, batch, one_record_batch, options_on, partition},
+};
+
+/// Whether a rule held, or how it was seen broken.
+type Seen = Result<(), String>;
+
+/// A node on a test disk.
+struct Bench {
+    disk: TestDisk,
+    node: Arc<Node>,
+    fatal: Arc<AtomicUsize>,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new(mutation: Mutation) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = TestDisk::default();
+        let fatal = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&fatal);
+        let mut faults = Faults::new(Arc::new(move |_| _ = counted.fetch_add(1, Ordering::SeqCst)));
+        faults.mutation = mutation;
+        let mut options = options_on(Arc::new(disk.clone()), dir.path(), &Clock::new());
+        options.log_defaults = LogConfig { segment_bytes: 400, ..LogConfig::default() };
+        let node = Node::start_with(options, faults).await.unwrap();
+        Self { disk, node, fatal, dir }
+    }
+
+    fn log_files(&self, partition: &Partition) -> Vec<PathBuf> {
+        let dir = self.dir.path().join(format!("{}-{}", partition.topic(), partition.index()));
+        let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+/// Lets every task that can go on do so.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn is_wal(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "wal")
+}
+
+/// 1: no callback of a round before that round is durable.
+async fn answers_wait_for_the_sync(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let orders = partition(&bench.node, "orders").await;
+    let queue = Arc::new(CompletionQueue::default());
+    // a mutant answers the creation before its rounds are synced
+    settle().await;
+    bench.disk.hold_syncs(".wal");
+    for (token, acks) in [(0, Acks::All), (1, Acks::Leader)] {
+        orders.append(one_record_batch(), acks, Completion::Queue(Arc::clone(&queue), token));
+    }
+    let disk = bench.disk.clone();
+    tokio::task::spawn_blocking(move || disk.await_held_sync()).await.unwrap();
+    settle().await;
+    let mut finished = Vec::new();
+    queue.drain(&mut finished);
+    let durable = orders.offsets().map_err(|error| error.to_string())?.durable_end;
+    bench.disk.release_syncs();
+    if !finished.is_empty() || durable != 0 {
+        return Err(format!("acknowledged before the sync returned: {finished:?}, durable end {durable}"));
+    }
+    let mut rest = 2;
+    while rest > 0 {
+        queue.finished().await;
+        queue.drain(&mut finished);
+        rest -= finished.drain(..).len();
+    }
+    bench.node.shutdown().await;
+    Ok(())
+}
+
+/// 2: a vote returns when its round is durable.
+async fn votes_wait_for_the_sync(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let group = bench.node.bare_partition();
+    let mut log = RaftLog::new(Arc::clone(&group));
+    bench.disk.hold_syncs(".wal");
+    let vote = vote_to_raft(Vote { term: 3, node: 0, committed: false });
+    let saving = tokio::spawn(async move { log.save_vote(&vote).await });
+    let disk = bench.disk.clone();
+    tokio::task::spawn_blocking(move || disk.await_held_sync()).await.unwrap();
+    settle().await;
+    let early = saving.is_finished();
+    bench.disk.release_syncs();
+    saving.await.unwrap().map_err(|error| error.to_string())?;
+    bench.node.abandon();
+    if early { Err("a vote was answered before its round was durable".to_owned()) } else { Ok(()) }
+}
+
+/// A group whose log has `count` batches of one record, without a core.
+async fn filled(bench: &Bench, count: u64) -> (Arc<Partition>, RaftLog) {
+    let group = bench.node.bare_partition();
+    let mut log = RaftLog::new(Arc::clone(&group));
+    for index in 0..count {
+        crate::storage_model::append_one(&mut log, LogId { term: 1, index }).await;
+    }
+    (group, log)
+}
+
+/// 3: the `Cut` record is durable, then the file is cut, then `truncate_after` returns.
+async fn the_cut_is_durable_before_the_file_is_cut(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let (group, mut log) = filled(&bench, 3).await;
+    bench.disk.take_events();
+    bench.disk.hold_syncs(".wal");
+    let cutting =
+        tokio::spawn(async move { log.truncate_after(Some(to_raft(LogId { term: 1, index: 0 }))).await });
+    let disk = bench.disk.clone();
+    tokio::task::spawn_blocking(move || disk.await_held_sync()).await.unwrap();
+    settle().await;
+    let before = bench.disk.take_events();
+    let early = cutting.is_finished();
+    bench.disk.release_syncs();
+    cutting.await.unwrap().map_err(|error| error.to_string())?;
+    let after = bench.disk.take_events();
+    let _ = &group;
+    bench.node.abandon();
+    let cuts = |events: &[Event]| {
+        events.iter().any(|event| matches!(event, Event::Cut(path) | Event::Removed(path) if !is_wal(path)))
+    };
+    match (cuts(&before), early, cuts(&after)) {
+        (true, ..) => Err(format!("a file was cut before its record was durable: {before:?}")),
+        (_, true, _) => Err("a truncation returned before its record was durable".to_owned()),
+        (_, _, false) => Err(format!("a truncation returned before the file was cut: {after:?}")),
+        _ => Ok(()),
+    }
+}
+
+/// 4: what is checkpointed as committed is never above the durable end.
+async fn a_checkpoint_is_never_above_its_log(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let (group, _log) = filled(&bench, 3).await;
+    // openraft may know of commits that this disk does not have yet
+    group.pretend_applied(LogId { term: 1, index: 9 });
+    bench.node.shutdown().await;
+    let checkpoint = Checkpoint::load(&log_store::disk::RealDisk, bench.dir.path()).unwrap().unwrap();
+    let state = checkpoint.groups.get(group.replica()).ok_or("the group is not in the checkpoint")?;
+    match state.committed > state.end.last {
+        true => Err(format!("committed {:?} above the end {:?}", state.committed, state.end.last)),
+        false => Ok(()),
+    }
+}
+
+/// 5: a file goes only after the record that makes it needless is durable.
+async fn files_go_after_their_purge(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let (group, mut log) = filled(&bench, 20).await;
+    let files = bench.log_files(&group);
+    assert!(files.len() > 3, "{files:?}");
+    bench.disk.take_events();
+    bench.disk.hold_syncs(".wal");
+    log.purge(to_raft(LogId { term: 1, index: 15 })).await.map_err(|error| error.to_string())?;
+    let disk = bench.disk.clone();
+    tokio::task::spawn_blocking(move || disk.await_held_sync()).await.unwrap();
+    settle().await;
+    let early = bench.log_files(&group);
+    bench.disk.release_syncs();
+    while bench.log_files(&group).len() == files.len() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bench.node.abandon();
+    if early == files {
+        Ok(())
+    } else {
+        Err(format!("{files:?} became {early:?} before the purge was durable"))
+    }
+}
+
+/// 5: an installed snapshot returns only after its files are gone, for the next append may use their names.
+async fn installed_files_are_gone_when_it_returns(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let (group, _log) = filled(&bench, 20).await;
+    let mut machine = StateMachine::new(Arc::clone(&group));
+    let contents = SnapshotContents {
+        log_id: Some(LogId { term: 2, index: 40 }),
+        next_offset: 40,
+        log_start: 40,
+        ..SnapshotContents::default()
+    };
+    let installed = machine.install_snapshot(&contents.meta(), contents.clone()).await;
+    let left = bench.log_files(&group);
+    installed.map_err(|error| error.to_string())?;
+    bench.node.abandon();
+    if left.is_empty() { Ok(()) } else { Err(format!("{left:?} are still there")) }
+}
+
+/// 6: a full disk under one group stops that group alone, and it starts again by itself.
+async fn a_full_disk_stops_one_group_alone(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let (orders, other) = (partition(&bench.node, "orders").await, partition(&bench.node, "other").await);
+    orders.append_committed(batch(&["a"])).await.map_err(|error| error.to_string())?;
+    other.append_committed(batch(&["a"])).await.map_err(|error| error.to_string())?;
+    bench.disk.fail_writes("orders-0/00000000000000000000.log", io::ErrorKind::StorageFull);
+    // both in one round
+    bench.disk.hold_syncs(".wal");
+    let queue = Arc::new(CompletionQueue::default());
+    other.append(batch(&["b"]), Acks::All, Completion::Queue(Arc::clone(&queue), 9));
+    let disk = bench.disk.clone();
+    tokio::task::spawn_blocking(move || disk.await_held_sync()).await.unwrap();
+    orders.append(batch(&["b"]), Acks::All, Completion::Queue(Arc::clone(&queue), 0));
+    other.append(batch(&["c"]), Acks::All, Completion::Queue(Arc::clone(&queue), 1));
+    settle().await;
+    bench.disk.release_syncs();
+    let mut finished = Vec::new();
+    for _ in 0..200 {
+        settle().await;
+        queue.drain(&mut finished);
+        if finished.len() == 3 {
+            break;
+        }
+    }
+    let result = |token| finished.iter().find(|(which, _)| *which == token).map(|(_, result)| result.clone());
+    match (result(0), result(1)) {
+        (Some(Err(_)), Some(Ok(_))) => {}
+        (failed, kept) => {
+            return Err(format!("the full group's append ended with {failed:?}, the other's with {kept:?}"));
+        }
+    }
+    // nothing of it is visible, and it begins again at the durable end
+    bench.disk.heal_writes();
+    bench.node.space.forget();
+    for attempt in 0.. {
+        match orders.append_committed(batch(&["again"])).await {
+            Ok(appended) if appended.base_offset == 1 => break,
+            Ok(appended) => return Err(format!("the failed batch left a gap: {appended:?}")),
+            Err(error) if attempt == 200 => return Err(format!("it does not start again: {error}")),
+            Err(_) => settle().await,
+        }
+    }
+    assert_eq!(bench.fatal.load(Ordering::SeqCst), 0);
+    bench.node.shutdown().await;
+    Ok(())
+}
+
+/// 6: the first failed sync is final, whatever the next one says.
+async fn a_failed_sync_is_final(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let orders = partition(&bench.node, "orders").await;
+    bench.disk.fail_next_sync(".wal");
+    let queue = Arc::new(CompletionQueue::default());
+    for token in 0..3 {
+        orders.append(one_record_batch(), Acks::All, Completion::Queue(Arc::clone(&queue), token));
+        settle().await;
+    }
+    let mut finished = Vec::new();
+    queue.drain(&mut finished);
+    let fatal = bench.fatal.load(Ordering::SeqCst);
+    if finished.iter().any(|(_, result)| result.is_ok()) {
+        return Err(format!("acknowledged after a failed sync: {finished:?}"));
+    }
+    if fatal == 0 { Err("nobody was told of the failed sync".to_owned()) } else { Ok(()) }
+}
+
+/// Proves: DESIGN 3.3.1, fault P02 (order): ack before sync is found.
+#[tokio::test]
+async fn rule_1_answers_wait_for_the_sync() {
+    answers_wait_for_the_sync(Mutation::None).await.unwrap();
+    answers_wait_for_the_sync(Mutation::AnswerBeforeSync).await.unwrap_err();
+}
+
+/// Proves: DESIGN 3.3.2, fault R02: a vote answered before it is durable is found.
+#[tokio::test]
+async fn rule_2_votes_wait_for_the_sync() {
+    votes_wait_for_the_sync(Mutation::None).await.unwrap();
+    votes_wait_for_the_sync(Mutation::VotePastTheQueue).await.unwrap_err();
+}
+
+/// Proves: DESIGN 3.3.3: a file cut before its record is durable is found.
+#[tokio::test]
+async fn rule_3_the_cut_is_durable_first() {
+    the_cut_is_durable_before_the_file_is_cut(Mutation::None).await.unwrap();
+    the_cut_is_durable_before_the_file_is_cut(Mutation::FileCutBeforeItsRecord).await.unwrap_err();
+}
+
+/// Proves: DESIGN 3.3.4: a checkpoint above its log is found.
+#[tokio::test]
+async fn rule_4_a_checkpoint_is_clamped() {
+    a_checkpoint_is_never_above_its_log(Mutation::None).await.unwrap();
+    a_checkpoint_is_never_above_its_log(Mutation::CheckpointUnclamped).await.unwrap_err();
+}
+
+/// Proves: DESIGN 3.3.5: a file unlinked before its purge is durable is found.
+#[tokio::test]
+async fn rule_5_files_go_after_their_purge() {
+    files_go_after_their_purge(Mutation::None).await.unwrap();
+    files_go_after_their_purge(Mutation::UnlinkedBeforePurge).await.unwrap_err();
+}
+
+/// Proves: DESIGN 3.3.5: a snapshot that returns while its files are there is found.
+#[tokio::test]
+async fn rule_5_installed_files_are_gone() {
+    installed_files_are_gone_when_it_returns(Mutation::None).await.unwrap();
+    installed_files_are_gone_when_it_returns(Mutation::InstalledBeforeFilesAreGone).await.unwrap_err();
+}
+
+/// Proves: DESIGN 3.3.6, faults D04, D05: one group's full disk that reaches another group is found.
+#[tokio::test]
+async fn rule_6_a_full_disk_stops_one_group_alone() {
+    a_full_disk_stops_one_group_alone(Mutation::None).await.unwrap();
+    a_full_disk_stops_one_group_alone(Mutation::ErrorSpreads).await.unwrap_err();
+}
+
+/// Proves: DESIGN 3.3.6, fault D01: an acknowledgement after a failed sync is found.
+#[tokio::test]
+async fn rule_6_a_failed_sync_is_final() {
+    a_failed_sync_is_final(Mutation::None).await.unwrap();
+    a_failed_sync_is_final(Mutation::FailedSyncIgnored).await.unwrap_err();
+}
+
+/// Proves: D04, D05: below the reserve produce is refused and reading goes on; it resumes by itself, not at once.
+#[tokio::test]
+async fn a_nearly_full_disk_refuses_produce_and_resumes() {
+    let bench = Bench::new(Mutation::None).await;
+    let orders = partition(&bench.node, "orders").await;
+    orders.append_committed(one_record_batch()).await.unwrap();
+    let reserve = (4 << 20) * 8 * 9 / 8;
+    bench.disk.set_free(reserve - 1);
+    bench.node.space.forget();
+    let refused = orders.append_committed(one_record_batch()).await;
+    assert!(matches!(refused, Err(ReplicationError::DiskFull { .. })), "{refused:?}");
+    assert_eq!(crate::tests::values(&orders, 0).len(), 1, "reading goes on");
+    bench.disk.set_free(reserve + 1);
+    bench.node.space.forget();
+    assert!(orders.append_committed(one_record_batch()).await.is_err(), "a little more does not flutter");
+    bench.disk.set_free(reserve * 2);
+    bench.node.space.forget();
+    assert_eq!(orders.append_committed(one_record_batch()).await.unwrap().base_offset, 1);
+    bench.node.shutdown().await;
+}

@@ -1,0 +1,283 @@
+//! Work on files that nobody waits for: syncing segments at a pace, checkpoints, sealing, unlinking.
+//!
+//! ```text
+//!   syncer   a segment is synced once the node has written so much since it became dirty, so that no pile of dirty
+//!            pages waits behind a sync; at a checkpoint all that are dirty, then the checkpoint and its copy
+//!   worker   indexes and seals of rolled segments, files to unlink, directories of deleted partitions
+//!   (a thread of its own for each new file of the ring, of which there are at most seven in a node's life)
+//! ```
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex},
+    thread::JoinHandle,
+};
+
+use log_store::{
+    GroupStates, LogStoreError, Segment,
+    checkpoint::{Checkpoint, DamagedGroup, sync_segments},
+    disk::{Access, Disk, write_cache_file},
+    wal::{NewWalFile, WalFile, WalPosition},
+};
+
+use crate::{Partition, flusher::Fatal, lock};
+
+/// Bytes that the node writes between a segment's first unsynced byte and its sync.
+const PACE_BYTES: u64 = 32 << 20;
+
+/// Work on the disk that nobody waits for.
+pub(crate) type DiskWork = Box<dyn FnOnce(&dyn Disk) + Send>;
+
+/// Something for the worker.
+pub(crate) enum Job {
+    /// Indexes and seals of segments that are closed.
+    FinishRolled(Arc<Partition>),
+    /// Files whose record is durable.
+    Unlink(Vec<PathBuf>),
+    /// The producer state at the start of a segment: a cache.
+    ProducerSnapshot(PathBuf, Vec<u8>),
+    /// Anything else.
+    Run(DiskWork),
+}
+
+/// A checkpoint to be written.
+struct Request {
+    checkpoint: Checkpoint,
+    touched: Vec<Arc<Partition>>,
+    done: Box<dyn FnOnce() + Send>,
+}
+
+#[derive(Default)]
+struct Syncing {
+    /// Segments with unsynced bytes, and what the node had written when they became dirty.
+    dirty: VecDeque<(Arc<Segment>, u64)>,
+    written: u64,
+    request: Option<Request>,
+    stopping: bool,
+}
+
+impl Syncing {
+    fn is_due(&self) -> bool {
+        self.request.is_some()
+            || self.stopping
+            || self.dirty.front().is_some_and(|(_, since)| self.written - since >= PACE_BYTES)
+    }
+}
+
+#[derive(Default)]
+struct Jobs {
+    queue: VecDeque<Job>,
+    stopping: bool,
+}
+
+/// The threads that work on files.
+pub(crate) struct Files {
+    disk: Arc<dyn Disk>,
+    data_dir: PathBuf,
+    damaged: Vec<DamagedGroup>,
+    fatal: Fatal,
+    syncing: Mutex<Syncing>,
+    sync: Condvar,
+    jobs: Mutex<Jobs>,
+    job: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files").field("data_dir", &self.data_dir).finish_non_exhaustive()
+    }
+}
+
+impl Files {
+    /// Starts the threads. `damaged`: groups that recovery could not read, kept as they are in each checkpoint.
+    pub(crate) fn start(
+        disk: Arc<dyn Disk>,
+        data_dir: PathBuf,
+        damaged: Vec<DamagedGroup>,
+        fatal: Fatal,
+    ) -> std::io::Result<Arc<Self>> {
+        let files = Arc::new(Self {
+            disk,
+            data_dir,
+            damaged,
+            fatal,
+            syncing: Mutex::default(),
+            sync: Condvar::new(),
+            jobs: Mutex::default(),
+            job: Condvar::new(),
+            threads: Mutex::default(),
+        });
+        let syncer = Arc::clone(&files);
+        files.spawn("segment-sync", move || syncer.run_syncer())?;
+        let worker = Arc::clone(&files);
+        files.spawn("file-worker", move || worker.run_worker())?;
+        Ok(files)
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Ends the threads, once everything queued is done.
+    pub(crate) fn stop(&self) {
+        lock(&self.syncing).stopping = true;
+        self.sync.notify_all();
+        lock(&self.jobs).stopping = true;
+        self.job.notify_all();
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // a thread that panicked has said so
+            let _ = thread.join();
+        }
+    }
+
+    /// Queues a job.
+    pub(crate) fn add(&self, job: Job) {
+        lock(&self.jobs).queue.push_back(job);
+        self.job.notify_one();
+    }
+
+    /// The producer state at the start of a segment, where it was written out.
+    pub(crate) fn producer_snapshot(&self, directory: &str, base_offset: i64) -> Option<Vec<u8>> {
+        // a cache: what cannot be read is not there
+        self.disk.open(&self.snapshot_path(directory, base_offset), Access::Read).ok()?.read_all().ok()
+    }
+
+    /// Has the producer state at the start of a segment written out.
+    pub(crate) fn write_producer_snapshot(&self, directory: &str, base_offset: i64, bytes: Vec<u8>) {
+        self.add(Job::ProducerSnapshot(self.snapshot_path(directory, base_offset), bytes));
+    }
+
+    fn snapshot_path(&self, directory: &str, base_offset: i64) -> PathBuf {
+        self.data_dir.join(directory).join(format!("{base_offset:020}.snapshot"))
+    }
+
+    /// Segments became dirty, and so many bytes were written.
+    pub(crate) fn wrote(&self, dirty: Vec<Arc<Segment>>, bytes: u64) {
+        let mut syncing = lock(&self.syncing);
+        let since = syncing.written;
+        syncing.dirty.extend(dirty.into_iter().map(|segment| (segment, since)));
+        syncing.written += bytes;
+        if syncing.is_due() {
+            drop(syncing);
+            self.sync.notify_one();
+        }
+    }
+
+    /// Writes a checkpoint: the segments that hold bytes of its rounds are synced first.
+    pub(crate) fn checkpoint(
+        &self,
+        salt: u64,
+        position: WalPosition,
+        groups: GroupStates,
+        touched: Vec<Arc<Partition>>,
+        done: impl FnOnce() + Send + 'static,
+    ) {
+        let checkpoint = Checkpoint { salt, position, groups, damaged: self.damaged.clone() };
+        lock(&self.syncing).request = Some(Request { checkpoint, touched, done: Box::new(done) });
+        self.sync.notify_one();
+    }
+
+    /// Makes the next file of the ring, while rounds go on.
+    pub(crate) fn make_wal_file(
+        &self,
+        file: NewWalFile,
+        done: impl FnOnce(Option<WalFile>) + Send + 'static,
+    ) {
+        let disk = Arc::clone(&self.disk);
+        let made = self.spawn("wal-file", move || match file.make(&*disk) {
+            Ok(file) => done(Some(file)),
+            Err(error) => {
+                tracing::warn!(%error, "no further file of the write-ahead log could be made, the ring stays smaller");
+                done(None);
+            }
+        });
+        if let Err(error) = made {
+            tracing::warn!(%error, "no thread for the next file of the write-ahead log");
+        }
+    }
+
+    /// Removes files at once.
+    pub(crate) fn remove(&self, files: &[PathBuf]) {
+        for file in files {
+            remove(&*self.disk, file);
+        }
+    }
+
+    fn run_syncer(&self) {
+        loop {
+            let mut syncing = lock(&self.syncing);
+            while !syncing.is_due() {
+                syncing = self.sync.wait(syncing).unwrap_or_else(|poisoned| poisoned.into_inner());
+            }
+            if let Some(request) = syncing.request.take() {
+                let dirty: Vec<Arc<Segment>> = syncing.dirty.drain(..).map(|(segment, _)| segment).collect();
+                drop(syncing);
+                if let Err(error) = self.write_checkpoint(&request, &dirty) {
+                    return (self.fatal)(&error);
+                }
+                (request.done)();
+            } else if let Some((segment, _)) = syncing.dirty.pop_front().filter(|_| !syncing.stopping) {
+                drop(syncing);
+                if let Err(error) = segment.sync() {
+                    return (self.fatal)(&error);
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn write_checkpoint(&self, request: &Request, dirty: &[Arc<Segment>]) -> Result<(), LogStoreError> {
+        for partition in &request.touched {
+            if let Err(error) = partition.log().write_indexes() {
+                tracing::warn!(%error, ?partition, "indexes are rebuilt at the next start");
+            }
+        }
+        sync_segments(&*self.disk, &self.data_dir, dirty)?;
+        request.checkpoint.write(&*self.disk, &self.data_dir)
+    }
+
+    fn run_worker(&self) {
+        loop {
+            let mut jobs = lock(&self.jobs);
+            let job = loop {
+                if let Some(job) = jobs.queue.pop_front() {
+                    break job;
+                }
+                if jobs.stopping {
+                    return;
+                }
+                jobs = self.job.wait(jobs).unwrap_or_else(|poisoned| poisoned.into_inner());
+            };
+            drop(jobs);
+            match job {
+                Job::FinishRolled(partition) => {
+                    if let Err(error) = partition.log().finish_rolled() {
+                        tracing::warn!(%error, ?partition, "a closed segment is sealed later");
+                    }
+                }
+                Job::Unlink(files) => self.remove(&files),
+                Job::ProducerSnapshot(path, bytes) => {
+                    if let Err(error) = write_cache_file(&*self.disk, &path, &bytes) {
+                        tracing::debug!(%error, path = %path.display(), "producer state is rebuilt from headers");
+                    }
+                }
+                Job::Run(run) => run(&*self.disk),
+            }
+        }
+    }
+}
+
+fn remove(disk: &dyn Disk, path: &Path) {
+    match disk.remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // recovery removes it at the next start
+        Err(error) => tracing::warn!(%error, path = %path.display(), "a needless file could not be removed"),
+    }
+}

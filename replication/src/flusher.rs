@@ -1,0 +1,855 @@
+//! The flusher: turns what all groups of the node queued into rounds of the write-ahead log, and rounds into callbacks.
+//!
+//! ```text
+//!   lanes ──submit──> queue ──> gather: write batches into their segments, encode the round      (no linger,
+//!                                 │                                                               <= 8 MiB)
+//!                                 v  only when the round before is durable
+//!                               write the round, sync it, fold its records into the shadow, callbacks in order
+//! ```
+//!
+//! Two threads take turns: one gathers round k+1 while the other syncs round k, and who has gathered a round goes on to
+//! sync it. So a single batch on an idle node costs one wake, and a busy node never waits for a thread to be handed
+//! something. Segment bytes are written before the round, but only into the page cache: until its round is durable
+//! nothing of it is promised.
+//!
+//! The *shadow* is the durable state of every group as of the last complete round; a checkpoint is the shadow written
+//! out, with what the running partitions know of commits, never above its own end (rule 3.3.4).
+//!
+//! The first error of a sync, or of a write to the write-ahead log or the checkpoint, is final: the process aborts, and
+//! recovery decides at the next start what was promised (rule 3.3.6). An error of a write into a segment stops that
+//! group alone.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use log_store::{
+    GroupState, GroupStates, LogId, LogStoreError, ReplicaId,
+    checkpoint::DamagedGroup,
+    disk::Disk,
+    log::{QueuedWrite, write_to_segments},
+    wal::{RoundBuilder, WalRecord, WalWriter},
+};
+use openraft::storage::IOFlushed;
+use tokio::sync::oneshot;
+
+use crate::{
+    Partition,
+    entry::TypeConfig,
+    files::{DiskWork, Files, Job},
+    lane::Lane,
+    lock,
+    space::Space,
+};
+
+/// What a group hands over.
+pub(crate) struct Work {
+    lane: usize,
+    bytes: usize,
+    kind: Kind,
+}
+
+enum Kind {
+    Append {
+        partition: Arc<Partition>,
+        writes: Vec<QueuedWrite>,
+        last: LogId,
+        next_offset: i64,
+        callback: IOFlushed<TypeConfig>,
+    },
+    Record {
+        record: WalRecord,
+        after: AfterDurable,
+    },
+    /// Nothing but a place in the queue.
+    Barrier(oneshot::Sender<()>),
+}
+
+/// What is done once a record is durable.
+pub(crate) enum AfterDurable {
+    /// Nothing.
+    Nothing,
+    /// Somebody waits for it.
+    Tell(oneshot::Sender<()>),
+    /// The files are cut to the log's end, unsynced, before it counts as done (rule 3.3.3).
+    CutFiles(Arc<Partition>, oneshot::Sender<()>),
+    /// Files go before it counts as done: the next append may use their names again (rule 3.3.5).
+    Remove(Vec<PathBuf>, oneshot::Sender<()>),
+    /// A worker unlinks the files, listed when the record was queued (rule 3.3.5).
+    Unlink(Vec<PathBuf>),
+    /// A worker does this.
+    Then(DiskWork),
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Append { partition, last, .. } => write!(f, "append to {partition:?} up to {last:?}"),
+            Kind::Record { record, .. } => write!(f, "{record:?}"),
+            Kind::Barrier(_) => f.write_str("a barrier"),
+        }
+    }
+}
+
+impl Work {
+    /// Entries that are in the log's memory.
+    pub(crate) fn append(
+        partition: Arc<Partition>,
+        writes: Vec<QueuedWrite>,
+        last: LogId,
+        next_offset: i64,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Self {
+        let bytes = writes.iter().map(write_bytes).sum();
+        Self { lane: 0, bytes, kind: Kind::Append { partition, writes, last, next_offset, callback } }
+    }
+
+    /// Anything else.
+    pub(crate) fn record(record: WalRecord, after: AfterDurable) -> Self {
+        Self { lane: 0, bytes: record.encoded_len(), kind: Kind::Record { record, after } }
+    }
+
+    /// Told once everything queued before is durable.
+    pub(crate) fn barrier(sender: oneshot::Sender<()>) -> Self {
+        Self { lane: 0, bytes: 1, kind: Kind::Barrier(sender) }
+    }
+
+    /// The lane to which the answer goes.
+    pub(crate) fn of_lane(mut self, lane: usize) -> Self {
+        self.lane = lane;
+        self
+    }
+}
+
+/// Times of syncs that are kept for whoever asks: a minute's worth.
+const SYNC_TIMES: usize = 1 << 16;
+
+/// What an entry takes in a round besides its bytes, at most.
+const RECORD_BYTES: usize = 48;
+
+/// About what an entry takes in a round.
+fn write_bytes(write: &QueuedWrite) -> usize {
+    RECORD_BYTES
+        + match write {
+            QueuedWrite::Control { payload, .. } => payload.len(),
+            QueuedWrite::Batch { batch, .. } => batch.size(),
+        }
+}
+
+/// What is told on the lane once a round is durable.
+pub(crate) enum Finished {
+    /// All appends of a group in the round: openraft's callback is a watermark, so the last one says it all.
+    Appended { partition: Arc<Partition>, last: LogId, next_offset: i64, callback: IOFlushed<TypeConfig> },
+    /// Somebody waits.
+    Tell(oneshot::Sender<()>),
+}
+
+impl fmt::Debug for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Appended { partition, last, .. } => write!(f, "{partition:?} up to {last:?}"),
+            Self::Tell(_) => f.write_str("a record"),
+        }
+    }
+}
+
+impl Finished {
+    pub(crate) fn complete(self) {
+        match self {
+            Self::Appended { partition, last, next_offset, callback } => {
+                partition.durable(last, next_offset);
+                callback.io_completed(Ok(()));
+            }
+            // whoever waited may be gone
+            Self::Tell(sender) => _ = sender.send(()),
+        }
+    }
+}
+
+/// The queue between the lanes and the flusher's threads.
+#[derive(Default)]
+pub(crate) struct Queue {
+    state: Mutex<QueueState>,
+    /// For the thread that gathers: more work, or the round before is durable.
+    gathering: Condvar,
+    /// For the thread that does not: there is nobody who gathers.
+    resting: Condvar,
+    queued_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct QueueState {
+    work: VecDeque<Work>,
+    /// A thread has the gatherer's role.
+    gatherer: bool,
+    /// It waits for work or for the round before.
+    gatherer_waits: bool,
+    /// A round is being written and synced.
+    syncing: bool,
+    stopping: bool,
+    /// A write or a sync failed: nothing is done any more.
+    dead: bool,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("queued_bytes", &self.queued_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// Adds work, in order.
+    pub(crate) fn submit(&self, work: Vec<Work>) {
+        if work.is_empty() {
+            return;
+        }
+        let bytes: usize = work.iter().map(|work| work.bytes).sum();
+        self.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let mut state = lock(&self.state);
+        if state.dead {
+            // dropping it tells nobody anything, and nothing may be acknowledged
+            return;
+        }
+        state.work.extend(work);
+        if state.gatherer_waits {
+            self.gathering.notify_one();
+        } else if !state.gatherer {
+            self.resting.notify_one();
+        }
+    }
+
+    /// Bytes queued and not yet durable.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The write-ahead log and what is durable in it; one thread at a time has it.
+struct Durable {
+    wal: WalWriter,
+    shadow: GroupStates,
+    /// Replicas with entries since the last checkpoint.
+    touched: HashSet<ReplicaId>,
+    checkpointing: bool,
+}
+
+/// What a node's flusher is made of.
+pub(crate) struct FlusherSetup {
+    pub(crate) wal: WalWriter,
+    pub(crate) states: GroupStates,
+    /// Groups that recovery could not read.
+    pub(crate) damaged: Vec<DamagedGroup>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) space: Arc<Space>,
+    pub(crate) monotonic: Arc<dyn Fn() -> Duration + Send + Sync>,
+    pub(crate) faults: Faults,
+}
+
+/// What is done on an error after which nothing may be acknowledged; never returns in a server.
+pub(crate) type Fatal = Arc<dyn Fn(&LogStoreError) + Send + Sync>;
+
+/// What becomes of errors that are final, and which bug a test planted.
+#[derive(Clone)]
+pub(crate) struct Faults {
+    pub(crate) fatal: Fatal,
+    #[cfg(test)]
+    pub(crate) mutation: Mutation,
+}
+
+impl Faults {
+    /// The first error that is final calls `fatal`.
+    pub(crate) fn new(fatal: Fatal) -> Self {
+        Self {
+            fatal,
+            #[cfg(test)]
+            mutation: Mutation::None,
+        }
+    }
+}
+
+/// A bug that a test plants, to see that it is found: one for each line of DESIGN 3.3 that is kept here.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    None,
+    AnswerBeforeSync,
+    VotePastTheQueue,
+    FileCutBeforeItsRecord,
+    CheckpointUnclamped,
+    UnlinkedBeforePurge,
+    InstalledBeforeFilesAreGone,
+    ErrorSpreads,
+    FailedSyncIgnored,
+}
+
+/// The flusher of a node.
+pub(crate) struct Flusher {
+    queue: Arc<Queue>,
+    durable: Mutex<Durable>,
+    /// A file of the ring was made, or a checkpoint set some free.
+    room: Condvar,
+    lanes: Mutex<Vec<Arc<Lane>>>,
+    partitions: Mutex<HashMap<ReplicaId, Arc<Partition>>>,
+    files: Arc<Files>,
+    space: Arc<Space>,
+    monotonic: Arc<dyn Fn() -> Duration + Send + Sync>,
+    sync_times: Mutex<Vec<Duration>>,
+    faults: Faults,
+    round_bytes: usize,
+    max_record_bytes: usize,
+    rounds: AtomicU64,
+    round_total_bytes: AtomicU64,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Flusher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flusher").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}
+
+/// Counters of the flusher since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlusherStats {
+    /// Rounds written and synced.
+    pub rounds: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes queued and not yet durable.
+    pub queued_bytes: u64,
+}
+
+/// A round under construction.
+struct Round {
+    builder: RoundBuilder,
+    records: Vec<WalRecord>,
+    finished: Vec<(usize, Finished)>,
+    /// The entry of `finished` that answers a group's appends.
+    answers: HashMap<ReplicaId, usize>,
+    after: Vec<(usize, AfterDurable)>,
+    bytes: usize,
+}
+
+impl Round {
+    fn new(builder: RoundBuilder) -> Self {
+        Self {
+            builder,
+            records: Vec::new(),
+            finished: Vec::new(),
+            answers: HashMap::new(),
+            after: Vec::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl Flusher {
+    /// Starts the threads.
+    pub(crate) fn start(setup: FlusherSetup) -> std::io::Result<Arc<Self>> {
+        let FlusherSetup { wal, states, damaged, disk, data_dir, space, monotonic, faults } = setup;
+        let options = wal.options();
+        let (round_bytes, max_record_bytes) = (options.round_bytes(), options.max_record_bytes());
+        let flusher = Arc::new(Self {
+            queue: Arc::default(),
+            durable: Mutex::new(Durable {
+                wal,
+                shadow: states,
+                touched: HashSet::new(),
+                checkpointing: false,
+            }),
+            room: Condvar::new(),
+            lanes: Mutex::default(),
+            partitions: Mutex::default(),
+            files: Files::start(disk, data_dir, damaged, Arc::clone(&faults.fatal))?,
+            space,
+            monotonic,
+            sync_times: Mutex::default(),
+            faults,
+            round_bytes,
+            max_record_bytes,
+            rounds: AtomicU64::new(0),
+            round_total_bytes: AtomicU64::new(0),
+            threads: Mutex::default(),
+        });
+        for number in 0..2 {
+            let this = Arc::clone(&flusher);
+            let thread =
+                std::thread::Builder::new().name(format!("flusher-{number}")).spawn(move || this.run())?;
+            lock(&flusher.threads).push(thread);
+        }
+        Ok(flusher)
+    }
+
+    /// The threads that work on files.
+    pub(crate) fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
+    /// The queue, for a new lane.
+    pub(crate) fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// The largest batch whose record fits into a file of the ring.
+    pub(crate) fn max_batch_bytes(&self) -> usize {
+        self.max_record_bytes - RECORD_BYTES
+    }
+
+    /// Adds a lane; its work carries the number returned.
+    pub(crate) fn add_lane(&self, make: impl FnOnce(usize) -> Arc<Lane>) -> Arc<Lane> {
+        let mut lanes = lock(&self.lanes);
+        let lane = make(lanes.len());
+        lanes.push(Arc::clone(&lane));
+        lane
+    }
+
+    /// Partitions tell the checkpoint what is committed.
+    pub(crate) fn add_partition(&self, partition: &Arc<Partition>) {
+        lock(&self.partitions).insert(partition.replica(), Arc::clone(partition));
+    }
+
+    /// The state of a replica as of the last durable round.
+    pub(crate) fn durable_state(&self, replica: ReplicaId) -> Option<GroupState> {
+        lock(&self.durable).shadow.get(replica).cloned()
+    }
+
+    /// The partition is gone.
+    pub(crate) fn remove_partition(&self, replica: ReplicaId) {
+        lock(&self.partitions).remove(&replica);
+    }
+
+    /// Counters.
+    pub(crate) fn stats(&self) -> FlusherStats {
+        FlusherStats {
+            rounds: self.rounds.load(Ordering::Relaxed),
+            bytes: self.round_total_bytes.load(Ordering::Relaxed),
+            queued_bytes: self.queue.queued_bytes(),
+        }
+    }
+
+    /// Makes what is queued durable, writes a checkpoint, and ends the threads.
+    pub(crate) fn stop(self: &Arc<Self>) {
+        {
+            let mut state = lock(&self.queue.state);
+            state.stopping = true;
+            self.queue.gathering.notify_all();
+            self.queue.resting.notify_all();
+        }
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // a thread that panicked has said so
+            let _ = thread.join();
+        }
+        if lock(&self.queue.state).dead {
+            self.files.stop();
+            return;
+        }
+        // one that runs is finished first, then the one of the stop
+        let mut durable = lock(&self.durable);
+        while durable.checkpointing {
+            durable = wait(&self.room, durable);
+        }
+        self.begin_checkpoint(&mut durable);
+        while durable.checkpointing {
+            durable = wait(&self.room, durable);
+        }
+        drop(durable);
+        self.files.stop();
+    }
+
+    /// Ends at once, as a killed process does: what is queued is lost, and nothing is checkpointed.
+    #[cfg(test)]
+    pub(crate) fn abandon(&self) {
+        {
+            let mut state = lock(&self.queue.state);
+            state.dead = true;
+            state.work.clear();
+            self.queue.gathering.notify_all();
+            self.queue.resting.notify_all();
+        }
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            thread.join().unwrap();
+        }
+        self.files.stop();
+    }
+
+    fn run(self: Arc<Self>) {
+        let mut round = Round::new(lock(&self.durable).wal.builder());
+        while let Some(gathered) = self.gather(&mut round) {
+            let result = self.sync(&mut round);
+            let mut state = lock(&self.queue.state);
+            state.syncing = false;
+            self.queue.queued_bytes.fetch_sub(gathered as u64, Ordering::Relaxed);
+            if let Err(error) = result {
+                state.dead = true;
+                state.work.clear();
+                self.queue.gathering.notify_all();
+                self.queue.resting.notify_all();
+                drop(state);
+                (self.faults.fatal)(&error);
+                return;
+            }
+            if state.gatherer_waits {
+                self.queue.gathering.notify_one();
+            }
+        }
+    }
+
+    /// Gathers a round until the one before it is durable. `None` when there is nothing more to do, ever.
+    fn gather(&self, round: &mut Round) -> Option<usize> {
+        let mut state = lock(&self.queue.state);
+        while state.gatherer {
+            state = wait(&self.queue.resting, state);
+        }
+        state.gatherer = true;
+        loop {
+            if state.dead {
+                state.gatherer = false;
+                self.queue.resting.notify_all();
+                return None;
+            }
+            if !state.work.is_empty() && round.bytes < self.round_bytes {
+                let mut taken = Vec::new();
+                while let Some(work) = state.work.front() {
+                    // a record that alone is larger makes a round of its own
+                    if round.bytes > 0 && round.bytes + work.bytes > self.round_bytes {
+                        break;
+                    }
+                    round.bytes += work.bytes;
+                    taken.extend(state.work.pop_front());
+                }
+                if !taken.is_empty() {
+                    drop(state);
+                    self.encode(taken, round);
+                    state = lock(&self.queue.state);
+                    continue;
+                }
+            }
+            if round.bytes > 0 && !state.syncing {
+                state.syncing = true;
+                state.gatherer = false;
+                // whoever rests is woken by the next work
+                if !state.work.is_empty() {
+                    self.queue.resting.notify_one();
+                }
+                return Some(std::mem::take(&mut round.bytes));
+            }
+            if state.stopping && round.bytes == 0 {
+                state.gatherer = false;
+                self.queue.resting.notify_all();
+                return None;
+            }
+            state.gatherer_waits = true;
+            state = wait(&self.queue.gathering, state);
+            state.gatherer_waits = false;
+        }
+    }
+
+    /// Writes batches into their segments and encodes everything into the round, in the order in which it was queued.
+    fn encode(&self, work: Vec<Work>, round: &mut Round) {
+        let mut groups: Vec<(Arc<Partition>, Vec<QueuedWrite>)> = Vec::new();
+        let mut at: HashMap<ReplicaId, usize> = HashMap::new();
+        let mut ranges = Vec::with_capacity(work.len());
+        let mut kinds = Vec::with_capacity(work.len());
+        for Work { lane, kind, .. } in work {
+            match kind {
+                Kind::Append { partition, writes, last, next_offset, callback } => {
+                    let group = *at.entry(partition.replica()).or_insert_with(|| {
+                        groups.push((Arc::clone(&partition), Vec::new()));
+                        groups.len() - 1
+                    });
+                    let all = &mut groups[group].1;
+                    let start = all.len();
+                    all.extend(writes);
+                    ranges.push((group, start..all.len()));
+                    kinds.push((
+                        lane,
+                        Step::Append(Finished::Appended { partition, last, next_offset, callback }),
+                    ));
+                }
+                Kind::Record { record, after } => {
+                    ranges.push((0, 0..0));
+                    kinds.push((lane, Step::Record(record, after)));
+                }
+                Kind::Barrier(sender) => round.after.push((lane, AfterDurable::Tell(sender))),
+            }
+        }
+        let failed = self.write_segments(&groups);
+        for ((lane, step), (group, range)) in kinds.into_iter().zip(ranges) {
+            match step {
+                // its group is stopped; what it queued is dropped, and with it every answer
+                Step::Append(_) if failed.contains(&group) => {}
+                Step::Append(finished) => {
+                    let (partition, writes) = &groups[group];
+                    for write in &writes[range] {
+                        let record = wal_record(partition.replica(), write);
+                        round.builder.push(&record);
+                        round.records.push(record);
+                    }
+                    match round.answers.get(&partition.replica()) {
+                        Some(answer) => round.finished[*answer] = (lane, finished),
+                        None => {
+                            round.answers.insert(partition.replica(), round.finished.len());
+                            round.finished.push((lane, finished));
+                        }
+                    }
+                }
+                Step::Record(record, after) => {
+                    round.builder.push(&record);
+                    round.records.push(record);
+                    #[cfg(test)]
+                    let after = self.plant(lane, after);
+                    round.after.push((lane, after));
+                }
+            }
+        }
+    }
+
+    /// Writes the batches of each group into its segments; returns the groups that could not be written.
+    fn write_segments(&self, groups: &[(Arc<Partition>, Vec<QueuedWrite>)]) -> Vec<usize> {
+        let mut failed = Vec::new();
+        let mut dirty = Vec::new();
+        let mut bytes = 0;
+        for (number, (partition, writes)) in groups.iter().enumerate() {
+            if partition.is_broken() {
+                failed.push(number);
+                continue;
+            }
+            if let Err(error) = write_to_segments(writes, &mut dirty) {
+                self.stop_group(partition, &error);
+                failed.push(number);
+                #[cfg(test)]
+                if self.faults.mutation == Mutation::ErrorSpreads {
+                    failed.extend(0..groups.len());
+                }
+                continue;
+            }
+            let last = writes.last().map(|write| match write {
+                QueuedWrite::Control { log_id, .. } | QueuedWrite::Batch { log_id, .. } => log_id.index,
+            });
+            if let Some(last) = last {
+                partition.log().written(last);
+            }
+            if partition.log().has_rolled() {
+                self.files.add(Job::FinishRolled(Arc::clone(partition)));
+            }
+            bytes += writes.iter().map(write_bytes).sum::<usize>() as u64;
+        }
+        self.files.wrote(dirty, bytes);
+        self.space.wrote(bytes);
+        failed
+    }
+
+    /// A write into a segment failed: this group alone stops.
+    fn stop_group(&self, partition: &Arc<Partition>, error: &LogStoreError) {
+        if let LogStoreError::Io { source, .. } = error
+            && matches!(
+                source.kind(),
+                std::io::ErrorKind::StorageFull
+                    | std::io::ErrorKind::QuotaExceeded
+                    | std::io::ErrorKind::FileTooLarge
+            )
+        {
+            self.space.met_full_disk();
+        }
+        partition.break_off(&error.to_string());
+    }
+
+    /// Writes and syncs the round, then says so, in order.
+    fn sync(self: &Arc<Self>, round: &mut Round) -> Result<(), LogStoreError> {
+        #[cfg(test)]
+        if self.faults.mutation == Mutation::AnswerBeforeSync {
+            self.answer(round);
+        }
+        #[cfg(test)]
+        if self.faults.mutation == Mutation::FailedSyncIgnored {
+            let _ = self.write(round);
+            self.answer(round);
+            return Ok(());
+        }
+        self.write(round)?;
+        self.answer(round);
+        Ok(())
+    }
+
+    /// Makes the round durable and folds its records into the shadow.
+    fn write(self: &Arc<Self>, round: &mut Round) -> Result<(), LogStoreError> {
+        if round.builder.is_empty() {
+            return Ok(());
+        }
+        let mut durable = lock(&self.durable);
+        let bytes = round.builder.padded_len();
+        while !durable.wal.has_room(bytes) {
+            self.make_room(&mut durable);
+            if !durable.wal.has_room(bytes) {
+                durable = wait(&self.room, durable);
+            }
+        }
+        durable.wal.write(&mut round.builder)?;
+        let begun = (self.monotonic)();
+        durable.wal.sync()?;
+        self.note_sync((self.monotonic)().saturating_sub(begun));
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        self.round_total_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        for record in round.records.drain(..) {
+            durable.touched.insert(record.replica());
+            durable.shadow.fold(&record)?;
+        }
+        self.make_room(&mut durable);
+        Ok(())
+    }
+
+    fn note_sync(&self, took: Duration) {
+        let mut times = lock(&self.sync_times);
+        if times.len() == SYNC_TIMES {
+            times.clear();
+        }
+        times.push(took);
+    }
+
+    /// Takes the times of syncs since the last call.
+    pub(crate) fn take_sync_times(&self) -> Vec<Duration> {
+        std::mem::take(&mut lock(&self.sync_times))
+    }
+
+    /// The round is durable: does what had to wait for it, and tells the lanes.
+    fn answer(&self, round: &mut Round) {
+        let lanes = lock(&self.lanes).clone();
+        let mut told: Vec<Vec<Finished>> = lanes.iter().map(|_| Vec::new()).collect();
+        for (lane, finished) in round.finished.drain(..) {
+            if let Finished::Appended { partition, last, .. } = &finished {
+                partition.log().durable(*last);
+            }
+            told[lane].push(finished);
+        }
+        round.answers.clear();
+        for (lane, after) in round.after.drain(..) {
+            match after {
+                AfterDurable::Nothing => {}
+                AfterDurable::Tell(sender) => told[lane].push(Finished::Tell(sender)),
+                AfterDurable::CutFiles(partition, sender) => {
+                    let mut dirty = Vec::new();
+                    match partition.log().cut_files(&mut dirty) {
+                        Ok(()) => told[lane].push(Finished::Tell(sender)),
+                        // the sender is dropped, which ends the core
+                        Err(error) => partition.break_off(&error.to_string()),
+                    }
+                    self.files.wrote(dirty, 0);
+                }
+                AfterDurable::Remove(files, sender) => {
+                    self.files.remove(&files);
+                    told[lane].push(Finished::Tell(sender));
+                }
+                AfterDurable::Unlink(files) => self.files.add(Job::Unlink(files)),
+                AfterDurable::Then(action) => self.files.add(Job::Run(action)),
+            }
+        }
+        for (lane, mut finished) in lanes.iter().zip(told) {
+            if !finished.is_empty() {
+                lane.finish(&mut finished);
+            }
+        }
+    }
+
+    /// Does at once what should wait for the round.
+    #[cfg(test)]
+    fn plant(&self, lane: usize, after: AfterDurable) -> AfterDurable {
+        match (self.faults.mutation, after) {
+            (Mutation::VotePastTheQueue, AfterDurable::Tell(sender)) => {
+                lock(&self.lanes)[lane].finish(&mut vec![Finished::Tell(sender)]);
+                AfterDurable::Nothing
+            }
+            (Mutation::FileCutBeforeItsRecord, AfterDurable::CutFiles(partition, sender)) => {
+                partition.log().cut_files(&mut Vec::new()).unwrap();
+                AfterDurable::Tell(sender)
+            }
+            (Mutation::UnlinkedBeforePurge, AfterDurable::Unlink(files)) => {
+                self.files.remove(&files);
+                AfterDurable::Nothing
+            }
+            (Mutation::InstalledBeforeFilesAreGone, AfterDurable::Remove(_, sender)) => {
+                AfterDurable::Tell(sender)
+            }
+            (_, after) => after,
+        }
+    }
+
+    /// Has the next file of the ring made, and a checkpoint written, when they are due.
+    fn make_room(self: &Arc<Self>, durable: &mut Durable) {
+        if let Some(file) = durable.wal.next_file() {
+            let this = Arc::clone(self);
+            self.files.make_wal_file(file, move |made| {
+                lock(&this.durable).wal.add(made);
+                this.room.notify_all();
+            });
+        }
+        if durable.wal.checkpoint_due() && !durable.checkpointing {
+            self.begin_checkpoint(durable);
+        }
+    }
+
+    /// Captures the state as of the last complete round and has it written out.
+    fn begin_checkpoint(self: &Arc<Self>, durable: &mut Durable) {
+        durable.checkpointing = true;
+        let position = durable.wal.position();
+        let salt = durable.wal.salt();
+        let mut states = durable.shadow.clone();
+        let mut touched = Vec::new();
+        {
+            let partitions = lock(&self.partitions);
+            for state in states.iter_mut() {
+                if let Some(partition) = partitions.get(&state.replica) {
+                    let (committed, log_start) = partition.checkpoint_marks();
+                    #[cfg(test)]
+                    if self.faults.mutation == Mutation::CheckpointUnclamped {
+                        state.committed = committed;
+                        continue;
+                    }
+                    state.clamp(committed, log_start);
+                }
+            }
+            for replica in durable.touched.drain() {
+                touched.extend(partitions.get(&replica).cloned());
+            }
+        }
+        let this = Arc::clone(self);
+        self.files.checkpoint(salt, position, states, touched, move || {
+            let mut durable = lock(&this.durable);
+            durable.checkpointing = false;
+            durable.wal.release(position.round);
+            this.room.notify_all();
+        });
+    }
+}
+
+enum Step {
+    Append(Finished),
+    Record(WalRecord, AfterDurable),
+}
+
+fn wal_record(replica: ReplicaId, write: &QueuedWrite) -> WalRecord {
+    match write {
+        QueuedWrite::Control { log_id, offset, payload } => {
+            WalRecord::Control { replica, log_id: *log_id, offset: *offset, payload: payload.clone() }
+        }
+        QueuedWrite::Batch { log_id, segment, position, batch } => WalRecord::Batch {
+            replica,
+            index: log_id.index,
+            segment: segment.base_offset(),
+            position: *position,
+            batch: batch.clone(),
+        },
+    }
+}
+
+fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condition.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,224 @@
+//! A disk for tests: the real one, with syncs that can be held, writes that can fail, and a record of what happened
+//! in which order (test only).
+
+use std::{
+    io::{self, IoSlice},
+    ops::Range,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex},
+};
+
+use bytes::Bytes;
+use log_store::disk::{Access, Advice, DirEntry, Disk, DiskFile, RealDisk};
+
+use crate::lock;
+
+/// Something that was done to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Wrote(PathBuf),
+    Synced(PathBuf),
+    Cut(PathBuf),
+    Removed(PathBuf),
+}
+
+#[derive(Debug, Default)]
+struct Rules {
+    /// Syncs of files that end so wait.
+    held: Option<&'static str>,
+    /// How many wait.
+    waiting: usize,
+    /// Writes to files that end so fail with this.
+    failing_writes: Option<(&'static str, io::ErrorKind)>,
+    /// Syncs of files that end so fail once, and succeed afterwards.
+    failing_sync: Option<&'static str>,
+    free: Option<u64>,
+    events: Vec<Event>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    rules: Mutex<Rules>,
+    changed: Condvar,
+}
+
+/// The disk.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TestDisk {
+    shared: Arc<Shared>,
+}
+
+impl TestDisk {
+    /// Syncs of files that end so wait from now on.
+    pub(crate) fn hold_syncs(&self, suffix: &'static str) {
+        lock(&self.shared.rules).held = Some(suffix);
+    }
+
+    /// Waits until a sync waits.
+    pub(crate) fn await_held_sync(&self) {
+        let mut rules = lock(&self.shared.rules);
+        while rules.waiting == 0 {
+            rules = self.shared.changed.wait(rules).unwrap();
+        }
+    }
+
+    /// Lets them go on.
+    pub(crate) fn release_syncs(&self) {
+        lock(&self.shared.rules).held = None;
+        self.shared.changed.notify_all();
+    }
+
+    /// Writes to files that end so fail from now on.
+    pub(crate) fn fail_writes(&self, suffix: &'static str, kind: io::ErrorKind) {
+        lock(&self.shared.rules).failing_writes = Some((suffix, kind));
+    }
+
+    /// Writes succeed again.
+    pub(crate) fn heal_writes(&self) {
+        lock(&self.shared.rules).failing_writes = None;
+    }
+
+    /// The next sync of a file that ends so fails.
+    pub(crate) fn fail_next_sync(&self, suffix: &'static str) {
+        lock(&self.shared.rules).failing_sync = Some(suffix);
+    }
+
+    /// So much is free, whatever the real disk says.
+    pub(crate) fn set_free(&self, free: u64) {
+        lock(&self.shared.rules).free = Some(free);
+    }
+
+    /// What happened since it was asked last.
+    pub(crate) fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut lock(&self.shared.rules).events)
+    }
+}
+
+fn ends_with(path: &Path, suffix: &str) -> bool {
+    path.to_string_lossy().ends_with(suffix)
+}
+
+impl Disk for TestDisk {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
+        let file = RealDisk.open(path, access)?;
+        Ok(Arc::new(TestFile { file, path: path.to_owned(), shared: Arc::clone(&self.shared) }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        lock(&self.shared.rules).events.push(Event::Removed(path.to_owned()));
+        RealDisk.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_dir(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        RealDisk.list(dir)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.exists(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+
+    fn sync_file_system(&self, path: &Path) -> io::Result<()> {
+        RealDisk.sync_file_system(path)
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        match lock(&self.shared.rules).free {
+            Some(free) => Ok(free),
+            None => RealDisk.free_bytes(path),
+        }
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        RealDisk.lock(path)
+    }
+}
+
+#[derive(Debug)]
+struct TestFile {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+impl DiskFile for TestFile {
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, position)
+    }
+
+    fn read_resident_at(&self, buffer: &mut [u8], position: u64) -> io::Result<bool> {
+        self.file.read_resident_at(buffer, position)
+    }
+
+    fn write_all_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
+        {
+            let mut rules = lock(&self.shared.rules);
+            if let Some((suffix, kind)) = rules.failing_writes
+                && ends_with(&self.path, suffix)
+            {
+                return Err(io::Error::from(kind));
+            }
+            rules.events.push(Event::Wrote(self.path.clone()));
+        }
+        self.file.write_all_at(slices, position)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut rules = lock(&self.shared.rules);
+        while rules.held.is_some_and(|suffix| ends_with(&self.path, suffix)) {
+            rules.waiting += 1;
+            self.shared.changed.notify_all();
+            rules = self.shared.changed.wait(rules).unwrap();
+            rules.waiting -= 1;
+        }
+        if rules.failing_sync.is_some_and(|suffix| ends_with(&self.path, suffix)) {
+            rules.failing_sync = None;
+            return Err(io::Error::other("planted"));
+        }
+        drop(rules);
+        self.file.sync()?;
+        lock(&self.shared.rules).events.push(Event::Synced(self.path.clone()));
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        lock(&self.shared.rules).events.push(Event::Cut(self.path.clone()));
+        self.file.set_len(len)
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        self.file.preallocate(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn map(&self, range: Range<u64>) -> io::Result<Option<Bytes>> {
+        self.file.map(range)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.descriptor()
+    }
+
+    fn advise(&self, range: Range<u64>, advice: Advice) -> io::Result<()> {
+        self.file.advise(range, advice)
+    }
+}
