@@ -8,25 +8,27 @@ use std::fmt::Write as _;
 
 use crate::TermStart;
 
-/// The largest epoch at or below `epoch` that has records, and the offset at which it ends: where the next one begins,
-/// or the log's end. `None` where there is no such epoch.
+/// The largest epoch at or below `epoch` that has records, and the offset at which it ends: where the next one with
+/// records begins. The latest epoch ends at the log's end, also before its first record.
+///
+/// Below the first epoch that is known the answer is `epoch` itself and where that first one begins: the records between
+/// are gone, and a reader that stands behind them may go on. Above the latest epoch, and for a log without epochs, it is
+/// `None`.
 ///
 /// `end_offset` is the end of the log. A term without records begins and ends at the same offset, and does not count.
 ///
 /// Source: KIP-101, `LeaderEpochFileCache.endOffsetFor` of Kafka.
 pub fn end_offset_for(terms: &[TermStart], end_offset: i64, epoch: i32) -> Option<(i32, i64)> {
-    let epoch = u64::try_from(epoch).ok()?;
-    let behind = terms.partition_point(|row| row.term <= epoch);
-    let mut end = terms.get(behind).map_or(end_offset, |row| row.start_offset);
-    for row in terms[..behind].iter().rev() {
-        // The latest term counts also before its first record: a client that asks for it asks where it is now.
-        let is_latest = behind == terms.len() && row.term == epoch && Some(row) == terms.last();
-        if row.start_offset < end || is_latest {
-            return Some((i32::try_from(row.term).ok()?, end));
-        }
-        end = row.start_offset;
+    let asked = u64::try_from(epoch).ok()?;
+    let latest = terms.last()?;
+    if asked >= latest.term {
+        return (asked == latest.term).then_some((epoch, end_offset));
     }
-    None
+    let behind = terms.partition_point(|row| row.term <= asked);
+    let end = terms[behind].start_offset;
+    let with_records = terms[..behind].iter().rev().find(|row| row.start_offset < end);
+    let known = with_records.map_or(Some(epoch), |row| i32::try_from(row.term).ok())?;
+    Some((known, end))
 }
 
 /// The epoch under which the record at `offset` was appended, if the table reaches back so far.
@@ -99,14 +101,14 @@ mod tests {
             .to_vec()
     }
 
-    /// Proves: L4 (the lookup: largest epoch at or below, its end, unknown, current).
+    /// Proves: L4 (the lookup: largest epoch at or below, its end, below and above what is known, current).
     #[test]
     fn the_end_of_an_epoch_is_where_the_next_one_with_records_begins() {
         let terms = terms();
         for (epoch, expected) in [
             (-1, None),
-            (0, None),
-            (1, None),
+            (0, Some((0, 0))),
+            (1, Some((1, 0))),
             (2, Some((2, 10))),
             (4, Some((2, 10))),
             (5, Some((2, 10))),
@@ -115,8 +117,8 @@ mod tests {
             (9, Some((6, 25))),
             (11, Some((6, 25))),
             (12, Some((12, 40))),
-            (13, Some((12, 40))),
-            (i32::MAX, Some((12, 40))),
+            (13, None),
+            (i32::MAX, None),
         ] {
             assert_eq!(end_offset_for(&terms, 40, epoch), expected, "epoch {epoch}");
         }
@@ -124,13 +126,17 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_behind_epochs_that_are_gone_goes_on() {
+        // Records up to offset 24 were trimmed, and epoch 6 with them: who stands at 25 with epoch 6 misses nothing.
+        assert_eq!(end_offset_for(&terms()[4..], 40, 6), Some((6, 25)));
+    }
+
+    #[test]
     fn the_current_epoch_is_known_before_its_first_record() {
         let terms = terms();
         assert_eq!(end_offset_for(&terms, 25, 12), Some((12, 25)));
+        assert_eq!(end_offset_for(&terms, 25, 9), Some((6, 25)));
         assert_eq!(end_offset_for(&terms[..1], 0, 2), Some((2, 0)));
-        assert_eq!(end_offset_for(&terms[..1], 0, 1), None);
-        // Later than the current epoch: what has records counts.
-        assert_eq!(end_offset_for(&terms, 25, 13), Some((6, 25)));
     }
 
     #[test]
