@@ -79,7 +79,7 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    fn planted(self, bug: Self) -> bool {
+    pub(crate) fn planted(self, bug: Self) -> bool {
         cfg!(feature = "mutants") && self == bug
     }
 }
@@ -254,7 +254,8 @@ impl History {
             history.replicas.insert(state.replica, known);
         }
         let damaged: HashSet<_> = checkpoint.damaged.iter().map(|group| group.replica).collect();
-        let mut reader = WalReader::open(disk, wal_dir, checkpoint.salt, checkpoint.position)?;
+        let mut reader =
+            WalReader::open(disk, wal_dir, checkpoint.salt, checkpoint.position, options.mutation)?;
         let mut number = 0;
         let mut bytes = 0;
         while let Some(round) = reader.next_round()? {
@@ -387,7 +388,8 @@ impl<'a> Redo<'a> {
                 self.fail(state.replica, error);
             }
         }
-        let mut reader = WalReader::open(self.disk, wal_dir, checkpoint.salt, checkpoint.position)?;
+        let mut reader =
+            WalReader::open(self.disk, wal_dir, checkpoint.salt, checkpoint.position, options.mutation)?;
         let mut number = 0;
         let mut written = 0;
         while let Some(round) = reader.next_round()? {

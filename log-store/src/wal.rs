@@ -48,6 +48,7 @@ use crate::{
     LogEnd, LogId, LogStoreError, RecordBatch, ReplicaId, Vote,
     batch::HEADER_BYTES,
     disk::{Access, Advice, DIRECT_ALIGNMENT, Disk, DiskFile, temporary_name},
+    recovery::Mutation,
 };
 
 /// Magic and version of a round.
@@ -778,9 +779,18 @@ impl WalWriter {
     }
 }
 
+/// The salt by which a round is recognised.
+#[derive(Clone, Copy, Debug)]
+struct Salt {
+    value: u64,
+    /// A planted bug: believe any.
+    any: bool,
+}
+
 /// The header of a round.
 #[derive(Clone, Copy, Debug)]
 struct RoundHeader {
+    salt: u64,
     number: u64,
     length: u32,
     crc: u32,
@@ -788,14 +798,15 @@ struct RoundHeader {
 
 impl RoundHeader {
     /// Reads a header of a round of this salt.
-    fn decode(mut bytes: &[u8], salt: u64) -> Option<Self> {
+    fn decode(mut bytes: &[u8], salt: Salt) -> Option<Self> {
         let magic = bytes.get(..8)? == MAGIC.as_slice();
         bytes.advance(8);
-        let salted = bytes.try_get_u64().ok()? == salt;
+        let found = bytes.try_get_u64().ok()?;
+        let salted = found == salt.value || salt.any;
         let number = bytes.try_get_u64().ok()?;
         let length = bytes.try_get_u32().ok()?;
         let crc = bytes.try_get_u32().ok()?;
-        (magic && salted).then_some(Self { number, length, crc })
+        (magic && salted).then_some(Self { salt: found, number, length, crc })
     }
 }
 
@@ -853,7 +864,8 @@ struct ReadFile {
 #[derive(Debug)]
 pub struct WalReader {
     dir: PathBuf,
-    salt: u64,
+    salt: Salt,
+    mutation: Mutation,
     files: Vec<ReadFile>,
     /// The window last read: index of the file, position, bytes.
     window: Option<(usize, u64, Bytes)>,
@@ -869,20 +881,31 @@ impl WalReader {
     ///
     /// # Errors
     /// [`LogStoreError::Io`]; [`LogStoreError::Refused`] where the file is missing in which the next round began.
-    pub fn open(disk: &dyn Disk, dir: &Path, salt: u64, after: WalPosition) -> Result<Self, LogStoreError> {
+    pub fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        salt: u64,
+        after: WalPosition,
+        mutation: Mutation,
+    ) -> Result<Self, LogStoreError> {
+        let believed_unsynced = mutation.planted(Mutation::LogBelievedUnsynced);
         let mut files = Vec::new();
         for entry in disk.list(dir).map_err(LogStoreError::io("list", dir))? {
             let Some(number) = file_number(&entry.name).filter(|_| !entry.is_dir) else { continue };
             let path = dir.join(&entry.name);
             let file = disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
-            file.sync().map_err(LogStoreError::io("sync", &path))?;
+            if !believed_unsynced {
+                file.sync().map_err(LogStoreError::io("sync", &path))?;
+            }
             let len = file.len().map_err(LogStoreError::io("measure", &path))?;
             let mut first = vec![0; ROUND_HEADER];
             let read = file.read_at(&mut first, 0).map_err(LogStoreError::io("read", &path))?;
             first.truncate(read);
             files.push(ReadFile { number, file, len, first: first.into() });
         }
-        disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))?;
+        if !believed_unsynced {
+            disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))?;
+        }
         let Some(index) = files.iter().position(|file| file.number == after.file) else {
             return Err(LogStoreError::Refused(format!(
                 "{} of the write-ahead log is not in {}: put back the directory (or the setting wal.dir) that this data \
@@ -893,7 +916,8 @@ impl WalReader {
         };
         Ok(Self {
             dir: dir.to_owned(),
-            salt,
+            salt: Salt { value: salt, any: mutation.planted(Mutation::OldSaltBelieved) },
+            mutation,
             files,
             window: None,
             expected: after.round + 1,
@@ -933,7 +957,9 @@ impl WalReader {
             }
         }
         self.ended = true;
-        self.check_nothing_later()?;
+        if !self.mutation.planted(Mutation::LaterRoundIgnored) {
+            self.check_nothing_later()?;
+        }
         Ok(None)
     }
 
@@ -949,7 +975,7 @@ impl WalReader {
         if records.len() < length {
             return Ok(None);
         }
-        let mut crc = salted(self.salt);
+        let mut crc = salted(header.salt);
         crc.update(&records);
         crc.update(&head[..28]);
         Ok((crc.finalize() == header.crc).then_some(records))
@@ -992,7 +1018,7 @@ impl WalReader {
                     let first = &self.files[index].first;
                     let unused = first.iter().all(|byte| *byte == 0);
                     let of_other_salt = first.get(..8) == Some(MAGIC.as_slice())
-                        && first.get(8..16) != Some(&self.salt.to_be_bytes());
+                        && first.get(8..16) != Some(&self.salt.value.to_be_bytes());
                     let earlier =
                         RoundHeader::decode(first, self.salt).is_some_and(|it| it.number < self.expected);
                     if unused || of_other_salt || earlier {

@@ -12,7 +12,7 @@ fn options(dir: &Path) -> WalOptions {
 }
 
 fn writer(dir: &Path, salt: u64, round: u64) -> WalWriter {
-    let first = NewWalFile { number: 0, path: dir.join("0.wal"), bytes: 64 << 10 };
+    let first = NewWalFile::new(&options(dir), 0);
     WalWriter::new(options(dir), salt, round, vec![first.make(&RealDisk).unwrap()])
 }
 
@@ -38,7 +38,7 @@ fn write(writer: &mut WalWriter, records: &[WalRecord]) -> u64 {
 }
 
 fn read(dir: &Path, salt: u64, after: WalPosition) -> Result<Vec<(u64, usize)>, LogStoreError> {
-    let mut reader = WalReader::open(&RealDisk, dir, salt, after)?;
+    let mut reader = WalReader::open(&RealDisk, dir, salt, after, Mutation::None)?;
     let mut rounds = Vec::new();
     while let Some(round) = reader.next_round()? {
         rounds.push((round.number, round.records().collect::<Result<Vec<_>, _>>()?.len()));
