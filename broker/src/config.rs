@@ -164,7 +164,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "connections.max.idle.ms",
-        integer(1_000, i64::MAX),
+        integer(1, i64::MAX),
         "600000",
         "A connection without a request for so long is closed, milliseconds.",
     ),

@@ -60,6 +60,10 @@ const FRAME_RATE: u64 = 1 << 10;
 const LARGE_FRAME_RATE: u64 = 64 << 10;
 /// From here on a frame is large, bytes.
 const LARGE_FRAME: usize = 1 << 20;
+/// While more bytes than this wait to become durable, nothing is read from clients.
+const MAX_NOT_DURABLE: u64 = 64 << 20;
+/// How soon a connection that does not read for that reason, and waits for no produce of its own, looks again.
+const BRAKE_INTERVAL: Duration = Duration::from_millis(2);
 /// After the stop signal a connection has this long to finish what runs.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -290,6 +294,10 @@ impl Connection {
         if self.is_over() {
             return Err(if self.stop_deadline.is_some() { Close::Stopping } else { Close::Client });
         }
+        if !could_read && self.produces.is_empty() && self.running.is_none() && self.is_braked() {
+            // Nothing of our own will wake this connection when there is room again.
+            self.timer.as_mut().reset(Instant::now() + BRAKE_INTERVAL);
+        }
         self.check_timer(context)?;
         if self.incoming.is_empty() && !more {
             // An idle connection owns no buffer.
@@ -305,6 +313,12 @@ impl Connection {
             && self.held.is_none()
             && self.waiting_for_budget.is_none()
             && self.may_take_more()
+            && !self.is_braked()
+    }
+
+    /// The flusher's queue is full: what clients send stays in their sockets.
+    fn is_braked(&self) -> bool {
+        self.broker.node.flusher_stats().queued_bytes > MAX_NOT_DURABLE
     }
 
     fn may_take_more(&self) -> bool {

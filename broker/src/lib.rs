@@ -15,7 +15,11 @@ pub mod partitions;
 pub mod protocol;
 pub mod server;
 pub mod stopping;
+mod topics;
+
+mod cli;
 
 /// Runs the program.
-mod cli;
-pub fn main() {}
+pub fn main() -> std::process::ExitCode {
+    cli::main()
+}

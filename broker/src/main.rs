@@ -1,5 +1,5 @@
 //! The `alluvium` program.
 
-fn main() {
+fn main() -> std::process::ExitCode {
     alluvium::main()
 }

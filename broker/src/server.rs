@@ -41,6 +41,8 @@ use crate::{
 
 /// How long a stop waits for connections to finish.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Retention is not looked at more often than this, whatever the settings say.
+const SHORTEST_CHECK: Duration = Duration::from_millis(50);
 /// Bytes of each file of the write-ahead log of an ephemeral server.
 const EPHEMERAL_WAL_FILE_BYTES: u64 = 4 << 20;
 
@@ -219,8 +221,9 @@ async fn serve(
 /// Gives up old segments and idle producers, again and again.
 async fn keep_retention(broker: Arc<Broker>) {
     let producers = i64::try_from(broker.config.producer_id_expiration.as_millis()).unwrap_or(i64::MAX);
+    let often = broker.config.retention_check_interval.min(broker.config.producer_id_expiration);
     loop {
-        tokio::time::sleep(broker.config.retention_check_interval).await;
+        tokio::time::sleep(often.max(SHORTEST_CHECK)).await;
         broker.node.retention(broker.clock.now_ms(), producers).await;
     }
 }

@@ -101,8 +101,12 @@ impl Broker {
     }
 
     fn spawn(mut program: Command, port: &str, arguments: &[&str]) -> Result<Self, String> {
+        let listens = arguments.contains(&"--listen");
+        let port: &[&str] = if listens { &[] } else { &["--port", port] };
         let mut child = program
-            .args(["server", "--port", port, "--admin-listen", "127.0.0.1:0", "--print-ready", "json"])
+            .arg("server")
+            .args(port)
+            .args(["--admin-listen", "127.0.0.1:0", "--print-ready", "json"])
             .args(arguments)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -149,6 +153,15 @@ impl Broker {
     /// What it wrote to stderr so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("the log").clone()
+    }
+
+    /// Waits until it has written `text` to stderr; panics where it does not within a minute.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        let end = std::time::Instant::now() + START_LIMIT;
+        while !self.log().contains(text) {
+            assert!(std::time::Instant::now() < end, "'{text}' is not in its log:\n{}", self.log());
+            thread::yield_now();
+        }
     }
 
     /// Kills it as `kill -9` does and waits until it is gone.

@@ -4,3 +4,4 @@
 pub(crate) mod broker;
 pub(crate) mod peer;
 pub(crate) mod toolchain;
+pub(crate) mod wire;

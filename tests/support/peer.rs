@@ -88,6 +88,11 @@ pub(crate) fn create_topic(connection: &mut Connection, topic: &str, partitions:
 
 /// A batch of records with these values.
 pub(crate) fn batch(values: &[String]) -> Bytes {
+    batch_at(values, 1_700_000_000_000)
+}
+
+/// A batch of records with these values and the timestamps `first`, `first + 1`, ...
+pub(crate) fn batch_at(values: &[String], first: i64) -> Bytes {
     let records: Vec<Record> = (0..)
         .zip(values)
         .map(|(offset, value)| Record {
@@ -100,7 +105,7 @@ pub(crate) fn batch(values: &[String]) -> Bytes {
             timestamp_type: TimestampType::Creation,
             offset,
             sequence: -1,
-            timestamp: 1_700_000_000_000 + offset,
+            timestamp: first + offset,
             key: None,
             value: Some(Bytes::from(value.clone())),
             headers: Default::default(),

@@ -28,8 +28,11 @@ use crate::{
         DecodeError, Request, RequestHeader, Str, decode_request, encode_response,
         header::key_and_version,
         messages::{
-            api_versions::ApiVersionsRequest, fetch::FetchRequest, init_producer_id::InitProducerIdRequest,
-            list_offsets::ListOffsetsRequest, offset_for_leader_epoch::OffsetForLeaderEpochRequest,
+            api_versions::ApiVersionsRequest, create_topics::CreateTopicsRequest,
+            delete_topics::DeleteTopicsRequest, describe_cluster::DescribeClusterRequest,
+            describe_configs::DescribeConfigsRequest, fetch::FetchRequest,
+            init_producer_id::InitProducerIdRequest, list_offsets::ListOffsetsRequest,
+            metadata::MetadataRequest, offset_for_leader_epoch::OffsetForLeaderEpochRequest,
             produce::ProduceRequest,
         },
     },
@@ -37,9 +40,14 @@ use crate::{
 };
 
 pub mod api_versions;
+mod create_topics;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
 pub mod fetch;
 pub mod init_producer_id;
 pub mod list_offsets;
+mod metadata;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 
@@ -111,9 +119,14 @@ macro_rules! apis {
 apis! {
     "Fetch" FetchRequest, 4..=17, fetch::handle;
     "ListOffsets" ListOffsetsRequest, 1..=10, list_offsets::handle;
+    "Metadata" MetadataRequest, 0..=13, metadata::handle;
     "ApiVersions" ApiVersionsRequest, 0..=4, api_versions::handle;
+    "CreateTopics" CreateTopicsRequest, 0..=7, create_topics::handle;
+    "DeleteTopics" DeleteTopicsRequest, 0..=6, delete_topics::handle;
     "InitProducerId" InitProducerIdRequest, 0..=5, init_producer_id::handle;
     "OffsetForLeaderEpoch" OffsetForLeaderEpochRequest, 2..=4, offset_for_leader_epoch::handle;
+    "DescribeConfigs" DescribeConfigsRequest, 0..=4, describe_configs::handle;
+    "DescribeCluster" DescribeClusterRequest, 0..=2, describe_cluster::handle;
 }
 
 /// What handlers share: one for the life of the server.

@@ -14,5 +14,22 @@ mod jsonl;
 mod offset_spec;
 mod output;
 mod record_format;
+mod server;
 mod settings;
 mod time;
+
+#[derive(clap::Parser)]
+enum Commands {
+    Server(server::ServerArgs),
+}
+
+pub(crate) fn main() -> std::process::ExitCode {
+    let Commands::Server(arguments) = <Commands as clap::Parser>::parse();
+    let terminal = output::Terminal::new(output::OutputMode::Table, output::ColorChoice::Auto, &|name| {
+        std::env::var(name).ok()
+    });
+    match server::run(arguments, &terminal) {
+        failure::Exit::Success => 0.into(),
+        _ => 1.into(),
+    }
+}

@@ -1,0 +1,93 @@
+//! Topics as the admin and metadata APIs see them: which names are legal, which topics are internal, how one is made.
+
+use replication::metadata::{MetadataError, NewTopic, TopicInfo};
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::api::Broker;
+
+/// The topic that holds committed offsets and group metadata.
+pub(crate) const CONSUMER_OFFSETS: &str = "__consumer_offsets";
+/// The topic that will hold the state of transactions; its name is reserved.
+pub(crate) const TRANSACTION_STATE: &str = "__transaction_state";
+/// The directory of the metadata group has the form of a partition's, so no topic may take its name.
+const CLUSTER_METADATA: &str = "__cluster_metadata";
+
+/// The longest name of a topic: with `-` and a partition it must fit a file name, with room for a deleted one's id.
+const MAX_NAME: usize = 249;
+
+/// Whether clients may not produce to it.
+pub(crate) fn is_internal(name: &str) -> bool {
+    name == CONSUMER_OFFSETS || name == TRANSACTION_STATE
+}
+
+/// What is wrong with a topic's name, in words.
+pub(crate) fn name_error(name: &str) -> Option<String> {
+    if name.is_empty() {
+        return Some("a topic's name must not be empty".to_owned());
+    }
+    if name == "." || name == ".." {
+        return Some(format!("a topic cannot be named '{name}'"));
+    }
+    if name.len() > MAX_NAME {
+        return Some(format!(
+            "a topic's name has at most {MAX_NAME} characters, this one has {}",
+            name.len()
+        ));
+    }
+    let illegal = name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')))?;
+    Some(format!("'{name}' contains {illegal:?}: letters, digits, '.', '_' and '-' are allowed"))
+}
+
+/// [`name_error`], and names that only the broker itself may use.
+pub(crate) fn creation_error(name: &str) -> Option<String> {
+    if name == CLUSTER_METADATA {
+        return Some(format!("'{name}' is reserved"));
+    }
+    name_error(name)
+}
+
+/// Creates a topic with the broker's defaults, as auto-create and the coordinators do; it serves when this returns.
+///
+/// # Errors
+/// As [`replication::Node::create_topics`]; a topic that exists is no error but the topic.
+pub(crate) async fn create_with_defaults(
+    broker: &Broker,
+    name: &str,
+    partitions: i32,
+    configs: &[(&str, &str)],
+) -> Result<Arc<TopicInfo>, MetadataError> {
+    let configs: BTreeMap<_, _> =
+        configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let new = NewTopic {
+        name: name.to_owned(),
+        partitions: (0..partitions).map(|_| vec![broker.config.node_id]).collect(),
+        configs,
+    };
+    match broker.node.create_topics(vec![new], false).await.pop() {
+        Some(Err(MetadataError::TopicExists(name))) => match broker.node.metadata().topics.get(name.as_str())
+        {
+            Some(topic) => Ok(Arc::clone(topic)),
+            None => Err(MetadataError::UnknownTopic),
+        },
+        Some(result) => result,
+        None => Err(MetadataError::UnknownTopic),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves: M3.
+    #[test]
+    fn names_are_checked() {
+        for legal in ["a", "A.b_c-9", "__consumer_offsets", &"x".repeat(249)] {
+            assert_eq!(name_error(legal), None, "{legal}");
+        }
+        for illegal in ["", ".", "..", "a b", "a/b", "\u{e9}", "a\0", &"x".repeat(250)] {
+            assert!(name_error(illegal).is_some(), "{illegal}");
+        }
+        assert!(creation_error("__cluster_metadata").is_some());
+    }
+}

@@ -1,0 +1,276 @@
+//! Frames, headers, encoding (W).
+
+use std::{io::Write, thread, time::Duration};
+
+use alluvium::protocol::{
+    Request, Str,
+    messages::{
+        api_versions::ApiVersionsRequest, fetch::FetchRequest, list_groups::ListGroupsRequest,
+        metadata::MetadataRequest, produce::ProduceRequest,
+    },
+};
+
+use crate::{
+    requests::{create, fresh, named, shared},
+    support::{broker::Broker, wire::Wire},
+};
+
+/// A request header v1.
+fn header(key: i16, version: i16, correlation: i32, client_id: Option<&str>) -> Vec<u8> {
+    let mut header = [&key.to_be_bytes()[..], &version.to_be_bytes(), &correlation.to_be_bytes()].concat();
+    match client_id {
+        Some(id) => {
+            header.extend((id.len() as i16).to_be_bytes());
+            header.extend(id.as_bytes());
+        }
+        None => header.extend((-1_i16).to_be_bytes()),
+    }
+    header
+}
+
+fn still_serves(bootstrap: &str) {
+    assert_eq!(Wire::open(bootstrap).call(&ApiVersionsRequest::default(), 0).error_code, 0);
+}
+
+/// Lengths that cannot be close the connection without an answer, and cost no memory.
+///
+/// Proves: W1, fault I01.
+#[test]
+fn impossible_lengths_close_the_connection() {
+    let broker = Broker::ephemeral();
+    still_serves(&broker.bootstrap);
+    let before = broker.resident_bytes();
+    for length in [0, -1, i32::MIN, i32::MAX, 100 * 1024 * 1024 + 1] {
+        let mut wire = Wire::open(&broker.bootstrap);
+        wire.raw(&length.to_be_bytes());
+        wire.assert_closed();
+    }
+    // A length within the limit whose bytes never come must not be allocated ahead.
+    let mut waiting: Vec<Wire> = (0..10).map(|_| Wire::open(&broker.bootstrap)).collect();
+    for wire in &mut waiting {
+        wire.raw(&(20_i32 << 20).to_be_bytes());
+        wire.raw(b"a few bytes");
+    }
+    still_serves(&broker.bootstrap);
+    let grown = broker.resident_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes for frames that never came");
+}
+
+/// Counts on the wire are checked against the bytes that are there before anything is made for them.
+///
+/// Proves: W2, fault I02.
+#[test]
+fn counts_are_not_believed() {
+    let broker = Broker::ephemeral();
+    still_serves(&broker.bootstrap);
+    let before = broker.resident_bytes();
+    for (key, version, body) in [
+        (3_i16, 1_i16, &i32::MAX.to_be_bytes()[..]),
+        (3, 1, &0x7f00_0000_i32.to_be_bytes()),
+        (3, 12, b"\xff\xff\xff\xff\x0f"),
+        (0, 3, b"\xff\xff\xff\xff\x00\x00\x00\x00\x7f\xff\xff\xff"),
+        (1, 4, b"\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0\0\0\0\x7f\xff\xff\xff"),
+        (18, 3, b"\xff\xff\xff\xff\x07"),
+    ] {
+        let mut wire = Wire::open(&broker.bootstrap);
+        let mut frame = header(key, version, 1, None);
+        if version == 12 || key == 18 {
+            frame.push(0);
+        }
+        frame.extend(body);
+        wire.raw_frame(&frame);
+        wire.assert_closed();
+    }
+    still_serves(&broker.bootstrap);
+    let grown = broker.resident_bytes().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes for forged counts");
+}
+
+/// Header v1 for old versions, v2 for flexible ones, where the client id still has a 16-bit length; a null client id is fine; the
+/// answer's header follows the version, too; correlation ids come back bit by bit.
+///
+/// Proves: W3, W4, W5, W6, W9.
+#[test]
+fn headers_follow_the_version() {
+    let mut wire = Wire::open(shared());
+    for correlation in [i32::MIN, -1, 0, i32::MAX] {
+        wire.raw_frame(&[header(3, 1, correlation, None), 0_i32.to_be_bytes().to_vec()].concat());
+        wire.receive::<MetadataRequest>(1, correlation);
+        // Version 9: an empty tagged section behind the header; no topics (1 = empty), three flags, no tags.
+        wire.raw_frame(&[header(3, 9, correlation, Some("me")), vec![0, 1, 0, 0, 0, 0]].concat());
+        wire.receive::<MetadataRequest>(9, correlation);
+    }
+}
+
+/// Answers leave in the order of the requests, although a long poll stands in front.
+///
+/// Proves: W10.
+#[test]
+fn answers_keep_the_order_of_requests() {
+    let mut wire = Wire::open(shared());
+    let topic = fresh("order");
+    let id = create(&mut wire, &topic, 1, &[]);
+    let fetch = crate::requests::fetch_from(id, 0, 0, 300);
+    let first = wire.send(&fetch, 16);
+    let second = wire.send(&ApiVersionsRequest::default(), 0);
+    let third = wire.send(&named(&[&topic]), 9);
+    let fourth = wire.send(&ListGroupsRequest::default(), 0);
+    wire.receive::<FetchRequest>(16, first);
+    wire.receive::<ApiVersionsRequest>(0, second);
+    wire.receive::<MetadataRequest>(9, third);
+    wire.receive::<ListGroupsRequest>(0, fourth);
+}
+
+/// An unknown API, a removed one and an unsupported version close the connection, and the log says what came.
+///
+/// Proves: W11.
+#[test]
+fn unknown_requests_close_the_connection() {
+    let broker = Broker::ephemeral();
+    for (key, version) in [(999, 0), (4, 0), (3, 99), (-5, 0)] {
+        let mut wire = Wire::open(&broker.bootstrap);
+        wire.raw_frame(&header(key, version, 1, Some("strange client")));
+        wire.assert_closed();
+    }
+    still_serves(&broker.bootstrap);
+    let log = broker.log();
+    assert!(log.contains("strange client") && log.contains("999"), "{log}");
+}
+
+/// Bodies that are cut off, too long or garbled close the connection and harm nobody else.
+///
+/// Proves: W12, W15, fault I05.
+#[test]
+fn malformed_bodies_close_the_connection() {
+    let whole = [header(3, 9, 1, Some("me")), vec![0, 1, 0, 0, 0, 0]].concat();
+    for length in 0..whole.len() {
+        let mut wire = Wire::open(shared());
+        wire.raw_frame(&whole[..length]);
+        wire.assert_closed();
+    }
+    let mut wire = Wire::open(shared());
+    wire.raw_frame(&[&whole[..], b"more"].concat());
+    wire.assert_closed();
+    let mut wire = Wire::open(shared());
+    // A null where DeleteGroups v2 wants an array.
+    wire.raw_frame(&[header(42, 2, 1, None), vec![0, 0, 0]].concat());
+    wire.assert_closed();
+    for length in 0..whole.len() + 4 {
+        let mut wire = Wire::open(shared());
+        let frame = [&(whole.len() as i32).to_be_bytes()[..], &whole].concat();
+        wire.raw(&frame[..length]);
+        wire.finish();
+        wire.assert_closed();
+    }
+    still_serves(shared());
+}
+
+/// Unknown tagged fields are passed over at every depth.
+///
+/// Proves: W13.
+#[test]
+fn unknown_tags_are_skipped() {
+    let mut wire = Wire::open(shared());
+    let topic = fresh("tags");
+    create(&mut wire, &topic, 1, &[]);
+    let name = [&[topic.len() as u8 + 1], topic.as_bytes()].concat();
+    let tags = [2, 90, 3, 1, 2, 3, 91, 0];
+    let frame = [&header(3, 9, 5, None)[..], &tags, &[2], &name, &tags, &[0, 0, 0], &tags].concat();
+    wire.raw_frame(&frame);
+    let response = wire.receive::<MetadataRequest>(9, 5);
+    assert_eq!(response.topics[0].error_code, 0);
+}
+
+/// Null and empty differ: Metadata with null topics names all, with none none; version 0 has no null, and there empty is all.
+///
+/// Proves: W19.
+#[test]
+fn null_is_all_and_empty_is_none() {
+    let mut wire = Wire::open(shared());
+    let topic = fresh("all");
+    create(&mut wire, &topic, 1, &[]);
+    let ask = |topics| MetadataRequest { topics, ..MetadataRequest::default() };
+    let has = |wire: &mut Wire, topics, version| {
+        let response = wire.call(&ask(topics), version);
+        response.topics.iter().any(|found| found.name.as_deref() == Some(topic.as_str()))
+    };
+    assert!(has(&mut wire, None, 9));
+    assert!(!has(&mut wire, Some(Vec::new()), 9));
+    assert!(has(&mut wire, Some(Vec::new()), 0));
+    assert!(wire.call(&ask(Some(Vec::new())), 9).topics.is_empty());
+}
+
+/// A frame that comes byte by byte is a frame.
+///
+/// Proves: fault I06.
+#[test]
+fn frames_may_come_in_pieces() {
+    let mut wire = Wire::open(shared());
+    let body = [header(3, 9, 77, Some("slow")), vec![0, 1, 0, 0, 0, 0]].concat();
+    for byte in [&(body.len() as i32).to_be_bytes()[..], &body].concat() {
+        wire.stream.write_all(&[byte]).expect("a byte");
+        thread::sleep(Duration::from_micros(200));
+    }
+    wire.receive::<MetadataRequest>(9, 77);
+}
+
+/// Other protocols on the plain port are closed quickly, and the log says what they look like.
+///
+/// Proves: W21, fault I07.
+#[test]
+fn other_protocols_are_named_in_the_log() {
+    let broker = Broker::ephemeral();
+    for (bytes, name) in [
+        (&b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], "HTTP"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS"),
+    ] {
+        let mut wire = Wire::open(&broker.bootstrap);
+        wire.raw(bytes);
+        wire.assert_closed();
+        broker.wait_for_log(name);
+    }
+    let mut wire = Wire::open(&broker.bootstrap);
+    wire.raw(&[0x9c; 64]);
+    wire.assert_closed();
+    still_serves(&broker.bootstrap);
+}
+
+/// An idle connection is closed after `connections.max.idle.ms`; one that waits in a long poll is not idle.
+///
+/// Proves: W20.
+#[test]
+fn idle_connections_are_closed() {
+    let broker = Broker::ephemeral_with(&["--set", "connections.max.idle.ms=500"]);
+    let mut polling = Wire::open(&broker.bootstrap);
+    let id = create(&mut polling, "idle", 1, &[]);
+    let correlation = polling.send(&crate::requests::fetch_from(id, 0, 0, 2500), 16);
+    let mut idle = Wire::open(&broker.bootstrap);
+    assert_eq!(idle.call(&ApiVersionsRequest::default(), 0).error_code, 0);
+    idle.assert_closed();
+    polling.receive::<FetchRequest>(16, correlation);
+}
+
+/// Records are nullable bytes with a 32-bit length before the flexible version, compact from it on: one produced in either way is read
+/// in either way. A UUID of zeros stands for none.
+///
+/// Proves: W14, W16, W18.
+#[test]
+fn records_travel_in_both_encodings() {
+    let mut wire = Wire::open(shared());
+    let topic = fresh("encodings");
+    let id = create(&mut wire, &topic, 1, &[]);
+    for version in 3..=13 {
+        let request = crate::requests::produce_to(&topic, id, 0, crate::requests::batch(&["value"]));
+        let response = wire.call::<ProduceRequest>(&request, version);
+        assert_eq!(response.responses[0].partitions[0].error_code, 0, "v{version}");
+    }
+    for version in 4..=17 {
+        let mut fetch = crate::requests::fetch_from(id, 0, 0, 0);
+        fetch.topics[0].name = Str::from(topic.as_str());
+        let response = wire.call(&fetch, version);
+        assert_eq!(response.responses[0].partitions[0].high_watermark, 11, "v{version}");
+        assert!(!response.responses[0].partitions[0].records.is_empty(), "v{version}");
+    }
+    // ApiVersions' own key is the one whose header differs; all others follow their flexible version.
+    assert_eq!(ProduceRequest::FLEXIBLE, 9);
+}

@@ -1,0 +1,273 @@
+//! Metadata and bootstrap (M).
+
+use std::time::{Duration, Instant};
+
+use alluvium::protocol::{
+    ErrorCode, Str,
+    messages::{
+        create_topics::CreateTopicsRequest,
+        delete_topics::DeleteTopicsRequest,
+        find_coordinator::FindCoordinatorRequest,
+        metadata::{MetadataRequest, MetadataRequestTopic},
+        produce::ProduceRequest,
+    },
+};
+use uuid::Uuid;
+
+use crate::{
+    requests::{batch, create, describe, fresh, named, new_topic, produce_to, shared},
+    support::{broker::Broker, wire::Wire},
+};
+
+/// Brokers are named as clients reach them, never by a bind address; what is advertised is what is told.
+///
+/// Proves: M1, M8, M14.
+#[test]
+fn brokers_are_named_as_clients_reach_them() {
+    let mut wire = Wire::open(shared());
+    let response = wire.call(&named(&[]), 12);
+    let (host, port) = shared().rsplit_once(':').expect("host:port");
+    let broker = &response.brokers[0];
+    assert_eq!((&*broker.host, broker.port.to_string().as_str(), broker.node_id), (host, port, 1));
+    assert_eq!(response.controller_id, 1, "a live broker that takes admin requests");
+
+    let elsewhere = Broker::ephemeral_with(&[
+        "--listen",
+        "PLAINTEXT://0.0.0.0:0",
+        "--advertise",
+        "PLAINTEXT://broker.example:0",
+        "--set",
+        "broker.rack=r1",
+    ]);
+    let port = elsewhere.bootstrap.rsplit(':').next().expect("a port");
+    let response = Wire::open(&format!("127.0.0.1:{port}")).call(&named(&[]), 12);
+    let broker = &response.brokers[0];
+    let told = (&*broker.host, broker.port.to_string(), broker.rack.as_deref());
+    assert_eq!(told, ("broker.example", port.to_owned(), Some("r1")));
+}
+
+/// Node id, cluster id, topic ids and partitions are the same after a restart; the leader epoch never falls, and what the fetch of the
+/// old epoch is told agrees with Metadata.
+///
+/// Proves: M2, M6, R1.
+#[test]
+fn identities_survive_a_restart() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let look = |broker: &Broker| {
+        let mut wire = Wire::open(&broker.bootstrap);
+        let response = wire.call(&named(&["kept"]), 12);
+        let epochs: Vec<i32> =
+            response.topics[0].partitions.iter().map(|partition| partition.leader_epoch).collect();
+        ((response.cluster_id, response.brokers[0].node_id, response.topics[0].topic_id), epochs)
+    };
+    let mut broker = Broker::on(data.path(), &[]);
+    create(&mut Wire::open(&broker.bootstrap), "kept", 3, &[]);
+    let (before, mut epochs) = look(&broker);
+    assert!(before.0.as_ref().is_some_and(|id| id.len() == 22), "{before:?}");
+    for graceful in [true, false] {
+        if graceful {
+            broker.terminate();
+            assert!(broker.wait().success());
+        } else {
+            broker.kill();
+        }
+        broker = Broker::on(data.path(), &[]);
+        let (after, later) = look(&broker);
+        assert_eq!(after, before);
+        assert!(
+            later.iter().zip(&epochs).all(|(later, earlier)| later >= earlier),
+            "{epochs:?} then {later:?}"
+        );
+        epochs = later;
+    }
+}
+
+/// An unknown topic and an illegal name have their errors in the list, with no partitions, and are never left out.
+///
+/// Proves: M3, M4.
+#[test]
+fn unknown_and_illegal_names_are_answered() {
+    let mut wire = Wire::open(shared());
+    let long = "x".repeat(250);
+    for (name, error) in
+        [("no-such-topic", 3), ("", 17), (".", 17), ("..", 17), ("a b", 17), (long.as_str(), 17)]
+    {
+        let topic = describe(&mut wire, name);
+        assert_eq!(topic.error_code, error, "{name:?}");
+        assert_eq!(topic.name.as_deref(), Some(name));
+        assert!(topic.partitions.is_empty());
+    }
+    assert_eq!(describe(&mut wire, "no-such-topic").error_code, 3, "asking did not create it");
+}
+
+/// A topic is created by being asked for, where broker and request allow it, and it serves when the answer says so.
+///
+/// Proves: M4, M17.
+#[test]
+fn topics_are_created_when_asked_for() {
+    let mut wire = Wire::open(shared());
+    for version in [0, 4, 13] {
+        let name = fresh("auto");
+        let mut topic = wire.call(&named(&[&name]), version).topics.remove(0);
+        // Error 3 means: not yet, ask again. It must come right.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while topic.error_code == 3 && Instant::now() < deadline {
+            topic = wire.call(&named(&[&name]), version).topics.remove(0);
+        }
+        assert_eq!(topic.error_code, 0, "v{version}");
+        assert_eq!(topic.partitions.len(), 1);
+        assert_eq!(topic.partitions[0].leader_id, 1);
+        let produced = wire.call(&produce_to(&name, topic.topic_id, 0, batch(&["at once"])), 9);
+        assert_eq!(produced.responses[0].partitions[0].error_code, 0);
+    }
+    let refusing = Broker::ephemeral_with(&["--set", "auto.create.topics.enable=false"]);
+    let topic = Wire::open(&refusing.bootstrap).call(&named(&["auto"]), 12).topics.remove(0);
+    assert_eq!(topic.error_code, 3);
+}
+
+/// Topic ids: given, found by, and new when a topic is created again. Versions 10 and 11 carry ids but do not look up by them.
+///
+/// Proves: M7.
+#[test]
+fn topic_ids_identify_topics() {
+    let mut wire = Wire::open(shared());
+    let name = fresh("ids");
+    let id = create(&mut wire, &name, 1, &[]);
+    assert!(!id.is_nil());
+    let ask = |topic_id, name: Option<&str>| MetadataRequest {
+        topics: Some(vec![MetadataRequestTopic { topic_id, name: name.map(Str::from) }]),
+        ..MetadataRequest::default()
+    };
+    let found = wire.call(&ask(id, None), 12).topics.remove(0);
+    assert_eq!((found.error_code, found.name.as_deref(), found.topic_id), (0, Some(name.as_str()), id));
+    let missing = wire.call(&ask(Uuid::from_u128(7), None), 12).topics.remove(0);
+    assert_eq!((missing.error_code, missing.topic_id), (100, Uuid::from_u128(7)));
+    for version in [10, 11] {
+        assert_eq!(wire.call(&ask(id, Some(&name)), version).topics[0].error_code, 42, "v{version}");
+    }
+    let delete = DeleteTopicsRequest {
+        topic_names: vec![Str::from(name.as_str())],
+        timeout_ms: 30_000,
+        ..DeleteTopicsRequest::default()
+    };
+    assert_eq!(wire.call(&delete, 4).responses[0].error_code, 0);
+    assert_ne!(create(&mut wire, &name, 1, &[]), id, "a new topic has a new id");
+    assert_eq!(wire.call(&ask(id, None), 12).topics[0].error_code, 100);
+}
+
+/// Operations are told where they are asked for, and only there.
+///
+/// Proves: M9.
+#[test]
+fn authorized_operations_only_when_asked() {
+    let mut wire = Wire::open(shared());
+    let name = fresh("operations");
+    create(&mut wire, &name, 1, &[]);
+    let response = wire.call(&named(&[&name]), 8);
+    assert_eq!(response.cluster_authorized_operations, i32::MIN);
+    assert_eq!(response.topics[0].topic_authorized_operations, i32::MIN);
+    let request = MetadataRequest {
+        include_cluster_authorized_operations: true,
+        include_topic_authorized_operations: true,
+        ..named(&[&name])
+    };
+    let response = wire.call(&request, 8);
+    assert_ne!(response.cluster_authorized_operations, i32::MIN);
+    assert_eq!(response.topics[0].topic_authorized_operations, 0b1101_1111_1000);
+}
+
+/// The offsets topic is internal, others are not. It appears at the first FindCoordinator, not before.
+///
+/// Proves: M10, A19.
+#[test]
+fn internal_topics_are_marked() {
+    let broker = Broker::ephemeral();
+    let mut wire = Wire::open(&broker.bootstrap);
+    assert_eq!(describe(&mut wire, "__consumer_offsets").error_code, 3);
+    let find = FindCoordinatorRequest { key: Str::from("a group"), ..FindCoordinatorRequest::default() };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while wire.call(&find, 3).error_code == 15 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let internal = describe(&mut wire, "__consumer_offsets");
+    assert!(internal.is_internal && internal.error_code == 0 && internal.partitions.len() == 50);
+    let name = fresh("ordinary");
+    create(&mut wire, &name, 1, &[]);
+    assert!(!describe(&mut wire, &name).is_internal);
+}
+
+/// The first replica is the preferred leader, and the leader is in sync.
+///
+/// Proves: M11, M13.
+#[test]
+fn replicas_name_the_preferred_leader() {
+    let mut wire = Wire::open(shared());
+    let name = fresh("replicas");
+    create(&mut wire, &name, 5, &[]);
+    let topic = describe(&mut wire, &name);
+    assert_eq!(topic.partitions.len(), 5);
+    for (index, partition) in (0..).zip(&topic.partitions) {
+        assert_eq!(partition.partition_index, index);
+        assert_eq!(partition.error_code, 0);
+        assert_eq!(partition.replica_nodes[0], partition.leader_id);
+        assert!(partition.isr_nodes.contains(&partition.leader_id));
+        assert!(partition.offline_replicas.is_empty());
+    }
+}
+
+/// Metadata is answered while hundreds of partitions are created.
+///
+/// Proves: M15.
+#[test]
+fn metadata_is_answered_while_partitions_are_made() {
+    let broker = Broker::ephemeral();
+    let mut creating = Wire::open(&broker.bootstrap);
+    let topics = vec![new_topic("many", 500, &[])];
+    let request = CreateTopicsRequest { topics, timeout_ms: 60_000, ..CreateTopicsRequest::default() };
+    let correlation = creating.send(&request, 5);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let mut answers = 0;
+    loop {
+        let topic = describe(&mut wire, "many");
+        answers += 1;
+        if topic.error_code == 0 && topic.partitions.iter().all(|partition| partition.leader_id == 1) {
+            break;
+        }
+    }
+    assert_eq!(creating.receive::<CreateTopicsRequest>(5, correlation).topics[0].error_code, 0);
+    assert!(answers > 0);
+}
+
+/// Exactly the codes that clients retry are marked as such.
+///
+/// Proves: M16.
+#[test]
+fn retriable_codes_are_kafkas() {
+    let listed = [2, 3, 5, 6, 7, 14, 15, 16, 19, 20, 51, 56, 72, 74, 75, 78, 88, 89, 100, 103];
+    for number in listed {
+        assert!(ErrorCode::from_number(number).is_some_and(ErrorCode::is_retriable), "{number}");
+    }
+    for number in [-1, 1, 10, 17, 22, 25, 27, 35, 36, 42, 45, 47, 87] {
+        assert!(ErrorCode::from_number(number).is_some_and(|code| !code.is_retriable()), "{number}");
+    }
+}
+
+/// Every partition of a topic takes a produce the moment CreateTopics says success, from an idempotent producer, too.
+///
+/// Proves: M17, A2.
+#[test]
+fn created_means_serving() {
+    let mut wire = Wire::open(shared());
+    let name = fresh("serving");
+    let id = create(&mut wire, &name, 100, &[]);
+    let sent: Vec<i32> = (0..100)
+        .map(|partition| {
+            wire.send::<ProduceRequest>(&produce_to(&name, id, partition, batch(&["first"])), 13)
+        })
+        .collect();
+    for correlation in sent {
+        let response = wire.receive::<ProduceRequest>(13, correlation);
+        assert_eq!(response.responses[0].partitions[0].error_code, 0);
+    }
+}
