@@ -522,3 +522,126 @@ async fn a_trim_moves_the_start_for_good() {
         node.shutdown().await;
     }
 }
+
+fn log_files(dir: &Path, partition: &str) -> Vec<String> {
+    let mut files: Vec<String> = std::fs::read_dir(dir.join(partition))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".log"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Waits until a condition holds that another thread brings about.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..20_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("never: {what}");
+}
+
+fn small_segments(name: &str, configs: &[(&str, &str)]) -> NewTopic {
+    let mut topic = new_topic(name, 1);
+    // Kafka's smallest is 1 MiB; the internal setting is there for tests
+    topic.configs.insert("internal.segment.bytes".to_owned(), "1024".to_owned());
+    topic.configs.extend(configs.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+    topic
+}
+
+/// Proves: L11 (the start moves forward only), P03's purge: retention by size gives up whole segments, their files go,
+/// and the group elects itself again afterwards although its membership entry is purged.
+#[tokio::test]
+async fn retention_by_size_gives_up_segments_and_survives_kills() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let created = node.create_topics(vec![small_segments("orders", &[("retention.bytes", "2048")])], false).await;
+    let orders = node.partition(created[0].as_ref().unwrap().id, 0).unwrap();
+    let value = "v".repeat(300);
+    for sequence in 0..40 {
+        orders.append_committed(sequenced(7, 0, sequence, &[&value])).await.unwrap();
+    }
+    let before = log_files(dir.path(), "orders-0");
+    assert!(before.len() > 5, "{before:?}");
+    node.retention(clock.now(), i64::MAX).await;
+    let start = orders.offsets().unwrap().log_start;
+    assert!(start > 0 && start < 40, "{start}");
+    until("files go", || log_files(dir.path(), "orders-0").len() < before.len() / 2).await;
+    assert!(orders.size() >= 2048);
+    node.abandon();
+    drop((orders, node));
+    for _ in 0..2 {
+        let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+        let orders = reopened(&node, "orders");
+        let offsets = orders.offsets().unwrap();
+        assert_eq!((offsets.log_start, offsets.high_watermark), (start, 40));
+        let kept = values(&orders, start);
+        assert_eq!(kept.len() as i64, 40 - start);
+        // producer state comes from the snapshot at a segment's start and the headers behind it
+        assert_eq!(orders.append_committed(sequenced(7, 0, 39, &[&value])).await.unwrap().base_offset, 39);
+        let gap = orders.append_committed(sequenced(7, 0, 41, &[&value])).await;
+        assert!(matches!(gap, Err(ReplicationError::OutOfOrderSequence { expected: 40, .. })), "{gap:?}");
+        node.abandon();
+    }
+}
+
+/// Proves: retention by time counts the later of record and append time, and empties an idle partition for good.
+#[tokio::test]
+async fn retention_by_time_empties_an_idle_partition() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let created = node.create_topics(vec![small_segments("orders", &[("retention.ms", "60000")])], false).await;
+    let orders = node.partition(created[0].as_ref().unwrap().id, 0).unwrap();
+    // records of last year, appended now
+    for _ in 0..10 {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.append(clock.now() - 365 * 86_400_000, None, Some(b"old"), &[]);
+        orders.append_committed(builder.build()).await.unwrap();
+    }
+    clock.advance(59_000);
+    node.retention(clock.now(), i64::MAX).await;
+    assert_eq!(orders.offsets().unwrap().log_start, 0, "appended less than a minute ago");
+    clock.advance(2_000);
+    node.retention(clock.now(), i64::MAX).await;
+    let offsets = orders.offsets().unwrap();
+    assert_eq!((offsets.log_start, offsets.high_watermark), (10, 10));
+    assert_eq!(orders.append_committed(one_record_batch()).await.unwrap().base_offset, 10);
+    node.shutdown().await;
+    drop((orders, node));
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let orders = reopened(&node, "orders");
+    assert_eq!(values(&orders, 10), [(10, "x".to_owned())]);
+    node.shutdown().await;
+}
+
+/// Proves: R2: until an entry of its own term is applied, a replica answers that it does not lead.
+#[tokio::test]
+async fn a_replica_serves_only_with_an_entry_of_its_own_term() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let bare = node.bare_partition();
+    let refused = bare.append_committed(one_record_batch()).await;
+    assert!(matches!(refused, Err(ReplicationError::NotLeader)), "{refused:?}");
+    assert!(matches!(bare.offsets(), Err(ReplicationError::NotLeader)));
+    // the vote alone is not enough
+    let vote = log_store::Vote { term: 4, node: 0, committed: true };
+    bare.vote_comes(vote).unwrap();
+    bare.vote_saved(vote);
+    assert!(matches!(bare.offsets(), Err(ReplicationError::NotLeader)));
+    let mut results = Vec::new();
+    let entry = |term, index| (log_store::LogId { term, index }, crate::entry::Payload::Blank);
+    bare.apply(&mut vec![entry(3, 0)], &mut results).unwrap();
+    assert!(matches!(bare.offsets(), Err(ReplicationError::NotLeader)), "an entry of an earlier term");
+    bare.apply(&mut vec![entry(4, 1)], &mut results).unwrap();
+    assert_eq!(bare.offsets().unwrap().epoch, 4);
+    // and a later vote ends it at once
+    bare.vote_comes(log_store::Vote { term: 5, node: 9, committed: false }).unwrap();
+    assert!(matches!(bare.offsets(), Err(ReplicationError::NotLeader)));
+    node.abandon();
+}
