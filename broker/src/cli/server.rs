@@ -106,8 +106,7 @@ fn load(arguments: &ServerArgs) -> Result<Config, Failure> {
     sources.file.clone_from(&arguments.config);
     for pair in &arguments.set {
         let (name, value) = pair.split_once('=').ok_or_else(|| {
-            Failure::usage("--set", format!("--set {pair}: not KEY=VALUE"))
-                .hint("--set log.retention.hours=24")
+            Failure::usage("--set", format!("--set {pair}: not KEY=VALUE")).hint("--set log.retention.hours=24")
         })?;
         sources.set.push((name.to_owned(), value.to_owned()));
     }
@@ -133,13 +132,11 @@ fn load(arguments: &ServerArgs) -> Result<Config, Failure> {
     Config::load(&sources).map_err(|error| refuse(&error))
 }
 
-/// What `--ephemeral` changes, where neither a variable nor `--set` says otherwise.
+/// Where `--ephemeral` listens, unless a variable or `--set` says otherwise: any number may run at once.
 fn ephemeral_defaults(sources: &Sources) -> Vec<(String, String)> {
     [
         ("listeners", "PLAINTEXT://127.0.0.1:0"),
         ("admin.listen", "127.0.0.1:0"),
-        ("wal.file.bytes", "4194304"),
-        ("group.initial.rebalance.delay.ms", "0"),
     ]
     .into_iter()
     .filter(|(name, _)| !sources.environment.contains_key(&crate::config::environment_name(name)))
