@@ -119,10 +119,7 @@ mod tests {
             .filter(|command| !command.is_hide_set())
             .map(|command| command.get_name().to_owned())
             .collect();
-        assert_eq!(
-            names,
-            ["server"]
-        );
+        assert_eq!(names, ["server"]);
     }
 
     #[test]

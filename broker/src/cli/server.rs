@@ -106,7 +106,8 @@ fn load(arguments: &ServerArgs) -> Result<Config, Failure> {
     sources.file.clone_from(&arguments.config);
     for pair in &arguments.set {
         let (name, value) = pair.split_once('=').ok_or_else(|| {
-            Failure::usage("--set", format!("--set {pair}: not KEY=VALUE")).hint("--set log.retention.hours=24")
+            Failure::usage("--set", format!("--set {pair}: not KEY=VALUE"))
+                .hint("--set log.retention.hours=24")
         })?;
         sources.set.push((name.to_owned(), value.to_owned()));
     }
@@ -134,14 +135,11 @@ fn load(arguments: &ServerArgs) -> Result<Config, Failure> {
 
 /// Where `--ephemeral` listens, unless a variable or `--set` says otherwise: any number may run at once.
 fn ephemeral_defaults(sources: &Sources) -> Vec<(String, String)> {
-    [
-        ("listeners", "PLAINTEXT://127.0.0.1:0"),
-        ("admin.listen", "127.0.0.1:0"),
-    ]
-    .into_iter()
-    .filter(|(name, _)| !sources.environment.contains_key(&crate::config::environment_name(name)))
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .collect()
+    [("listeners", "PLAINTEXT://127.0.0.1:0"), ("admin.listen", "127.0.0.1:0")]
+        .into_iter()
+        .filter(|(name, _)| !sources.environment.contains_key(&crate::config::environment_name(name)))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn refuse(error: &ConfigError) -> Failure {
