@@ -559,7 +559,8 @@ async fn retention_by_size_gives_up_segments_and_survives_kills() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::new();
     let node = Node::start(options(dir.path(), &clock)).await.unwrap();
-    let created = node.create_topics(vec![small_segments("orders", &[("retention.bytes", "2048")])], false).await;
+    let created =
+        node.create_topics(vec![small_segments("orders", &[("retention.bytes", "2048")])], false).await;
     let orders = node.partition(created[0].as_ref().unwrap().id, 0).unwrap();
     let value = "v".repeat(300);
     for sequence in 0..40 {
@@ -595,7 +596,8 @@ async fn retention_by_time_empties_an_idle_partition() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::new();
     let node = Node::start(options(dir.path(), &clock)).await.unwrap();
-    let created = node.create_topics(vec![small_segments("orders", &[("retention.ms", "60000")])], false).await;
+    let created =
+        node.create_topics(vec![small_segments("orders", &[("retention.ms", "60000")])], false).await;
     let orders = node.partition(created[0].as_ref().unwrap().id, 0).unwrap();
     // records of last year, appended now
     for _ in 0..10 {
