@@ -22,6 +22,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use log_store::{
     GroupState, Log, LogStoreError, ReplicaId,
     config::LogConfig,
@@ -432,11 +433,7 @@ impl Node {
         for partition in &partitions {
             partition.stop();
         }
-        let cores: Vec<_> = partitions.iter().filter_map(|partition| partition.detach()).collect();
-        for core in cores {
-            // a core that ended before has nothing to finish
-            let _ = core.shutdown().await;
-        }
+        end_cores(&partitions).await;
         for lane in &self.lanes {
             lane.drain().await;
         }
@@ -488,13 +485,13 @@ impl Node {
 
     /// Ends groups and gives up their files; returns once their directories have other names.
     async fn drop_partitions(&self, gone: Vec<Arc<Partition>>) -> Result<(), ReplicationError> {
+        for partition in &gone {
+            partition.delete();
+        }
+        // nothing may be queued behind the record that ends a replica
+        end_cores(&gone).await;
         let mut renamed = Vec::with_capacity(gone.len());
         for partition in gone {
-            partition.delete();
-            if let Some(core) = partition.detach() {
-                // nothing may be queued behind the record that ends the replica
-                let _ = core.shutdown().await;
-            }
             let replica = partition.replica();
             self.flusher.remove_partition(replica);
             let dir = self.options.data_dir.join(format!("{}-{}", partition.topic(), partition.index()));
@@ -729,6 +726,13 @@ async fn open_core(partition: Arc<Partition>, config: Arc<Config>) -> Result<(),
         core.initialize(members).await.map_err(|error| ended("initializing", error.to_string()))?;
     }
     partition.serving().await
+}
+
+/// Ends the cores of partitions that serve no more.
+async fn end_cores(partitions: &[Arc<Partition>]) {
+    let cores = partitions.iter().filter_map(|partition| partition.detach());
+    // a core that ended before has nothing to finish
+    join_all(cores.map(|core| async move { core.shutdown().await })).await;
 }
 
 /// Settings of data groups (DESIGN 4). Ticks are off: with one voter there is nobody to hear from.
