@@ -203,7 +203,7 @@ impl GroupState {
         if let Some(old) = self.vote {
             let same_term = vote.term == old.term;
             if vote.term < old.term
-                || (same_term && (vote.node != old.node || vote.committed < old.committed))
+                || (same_term && (vote.node != old.node || old.committed && !vote.committed))
             {
                 return Err(self.invalid(format!("vote {vote:?} after {old:?}")));
             }

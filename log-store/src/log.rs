@@ -567,8 +567,13 @@ impl Log {
     ///
     /// # Errors
     /// The system's.
-    pub fn cut_files(&self, _dirty: &mut Vec<Arc<Segment>>) -> Result<(), LogStoreError> {
+    pub fn cut_files(&self, dirty: &mut Vec<Arc<Segment>>) -> Result<(), LogStoreError> {
         let i = self.inner();
+        if let Some((s, _)) = i.segments.last()
+            && !s.dirty.swap(true, std::sync::atomic::Ordering::SeqCst)
+        {
+            dirty.push(Arc::clone(s));
+        }
         for e in self.disk.list(&self.dir).map_err(LogStoreError::io("list", &self.dir))? {
             let Some(base) =
                 e.name.to_str().and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse::<i64>().ok())

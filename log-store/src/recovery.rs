@@ -64,12 +64,12 @@ pub enum Mutation {
     None,
     EqualBytesSkipped,
     OldSaltBelieved,
-    SaltKept,
     LogBelievedUnsynced,
     LaterRoundIgnored,
     CheckpointBeforeSegments,
     OnlyAfterTheLastCut,
-    CutBatchesWritten,
+    CutTailsKept,
+    CutNotSynced,
     ForeignDirectoriesKept,
     DirectoriesNotSynced,
     ClampForgotten,
@@ -136,9 +136,6 @@ pub fn recover(
     let disk = pool.disk().clone();
     let disk = &*disk;
     let mutation = options.mutation;
-    if mutation.planted(Mutation::MetaFirst) {
-        directory.finish_first_start()?;
-    }
     let data = directory.path().to_owned();
     let before = load(disk, directory)?;
     let history = match &before {
@@ -156,10 +153,7 @@ pub fn recover(
     }
     let groups = redo.open_logs(pool, &mut options);
 
-    let salt = match &before {
-        Some(checkpoint) if mutation.planted(Mutation::SaltKept) => checkpoint.salt,
-        _ => options.salt,
-    };
+    let salt = options.salt;
     let wal_options = WalOptions::new(directory.wal_dir().to_owned(), options.wal_file_bytes);
     let mut checkpoint = Checkpoint {
         salt,
@@ -177,8 +171,12 @@ pub fn recover(
     }
     (options.progress)(Progress::Syncing);
     redo.sync(mutation)?;
+    if mutation.planted(Mutation::MetaFirst) {
+        directory.finish_first_start()?;
+    }
     let ring = if mutation.planted(Mutation::RingNotMadeFirst) {
         checkpoint.write(disk, &data)?;
+        directory.finish_first_start()?;
         Ring::prepare(disk, &wal_options)?
     } else {
         let ring = Ring::prepare(disk, &wal_options)?;
@@ -223,15 +221,18 @@ struct ReplicaHistory {
     unchecked: Option<LogEnd>,
     /// Cuts: the record's number in the history, and the first index that it removed.
     cuts: Vec<(u64, u64)>,
-    /// Created since the checkpoint.
-    created: bool,
+    /// Segments that were closed since the checkpoint, and where each ends.
+    closed: BTreeMap<i64, u64>,
     /// Why nothing more of it is believed.
     broken: Option<LogStoreError>,
 }
 
 impl ReplicaHistory {
     /// Whether the batch that was record `number` of the history survived what came later.
-    fn survives(&self, number: u64, index: u64) -> bool {
+    fn survives(&self, number: u64, index: u64, mutation: Mutation) -> bool {
+        if mutation.planted(Mutation::OnlyAfterTheLastCut) {
+            return self.cuts.iter().all(|(cut, _)| *cut < number);
+        }
         self.broken.is_none() && self.cuts.iter().all(|(cut, from)| *cut < number || index < *from)
     }
 }
@@ -290,25 +291,33 @@ impl History {
             }
             _ => false,
         };
+        let before = self.states.get(replica).map(|state| state.end);
         if let Err(error) = self.states.fold(record) {
             tracing::error!(%replica, %error, "a round of the write-ahead log does not fit; the replica stays offline");
             known.broken = Some(error);
             return;
         }
         match record {
-            WalRecord::Created { .. } => known.created = true,
             WalRecord::Dropped { .. } => _ = self.replicas.remove(&replica),
-            WalRecord::Batch { batch, .. } => self.batch_bytes += batch.size() as u64,
+            WalRecord::Batch { batch, segment, .. } => {
+                self.batch_bytes += batch.size() as u64;
+                if let Some(before) = before.filter(|before| before.segment != *segment) {
+                    known.closed.insert(before.segment, before.position);
+                }
+            }
             WalRecord::Cut { after, end, .. } => {
+                known.closed.split_off(&end.segment);
                 known.cuts.push((number, after.map_or(0, |after| after.index + 1)));
                 known.lower_unchecked(*end);
             }
             WalRecord::Installed { next_offset, log_id, .. } if resets => {
                 known.cuts.push((number, 0));
+                known.closed.clear();
                 let (segment, last) = (*next_offset, Some(*log_id));
                 known.unchecked = Some(LogEnd { segment, position: 0, last, next_offset: segment });
             }
-            WalRecord::Vote { .. }
+            WalRecord::Created { .. }
+            | WalRecord::Vote { .. }
             | WalRecord::Control { .. }
             | WalRecord::Purge { .. }
             | WalRecord::Installed { .. }
@@ -398,9 +407,8 @@ impl<'a> Redo<'a> {
                 number += 1;
                 if let WalRecord::Batch { replica, index, segment, position, batch } = record?
                     && self.dirs.contains_key(&replica)
-                    && self.history.replicas.get(&replica).is_some_and(|known| {
-                        known.survives(number, index) || options.mutation.planted(Mutation::CutBatchesWritten)
-                    })
+                    && let Some(known) = self.history.replicas.get(&replica)
+                    && known.survives(number, index, options.mutation)
                 {
                     written += batch.size() as u64;
                     runs.entry((replica, segment)).or_default().push((position, batch));
@@ -413,7 +421,51 @@ impl<'a> Redo<'a> {
             }
             (options.progress)(Progress::Writing(written, self.history.batch_bytes));
         }
+        if !options.mutation.planted(Mutation::CutTailsKept) {
+            self.remove_cut_tails();
+        }
         Ok(())
+    }
+
+    /// Removes what an earlier cut left, for the removal may not have become durable: bytes behind the end of segments
+    /// that were closed since, and segments between them. The active segment is cut when its log is opened.
+    fn remove_cut_tails(&mut self) {
+        let mut failed = Vec::new();
+        for state in self.history.states.iter().filter(|state| !self.failed.contains_key(&state.replica)) {
+            if let Some(known) =
+                self.history.replicas.get(&state.replica).filter(|known| !known.cuts.is_empty())
+                && let Err(error) = self.remove_cut_tails_of(state, known)
+            {
+                failed.push((state.replica, error));
+            }
+        }
+        self.failed.extend(failed);
+    }
+
+    fn remove_cut_tails_of(&self, state: &GroupState, known: &ReplicaHistory) -> Result<(), LogStoreError> {
+        let dir = &self.dirs[&state.replica];
+        for entry in self.disk.list(dir).map_err(LogStoreError::io("list", dir))? {
+            let name = entry.name.to_string_lossy();
+            let Some(base) = name.split_once('.').and_then(|(base, _)| base.parse::<i64>().ok()) else {
+                continue;
+            };
+            let path = dir.join(&entry.name);
+            // below the lowest end since the checkpoint nothing was cut
+            let since = known.unchecked.is_none_or(|end| base > end.segment);
+            if since && base != state.end.segment && !known.closed.contains_key(&base) {
+                self.disk.remove_file(&path).map_err(LogStoreError::io("remove", &path))?;
+            } else if let Some(end) = known.closed.get(&base)
+                && name.ends_with(".log")
+            {
+                let file = self.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
+                if file.len().map_err(LogStoreError::io("measure", &path))? > *end {
+                    file.set_len(*end).map_err(LogStoreError::io("cut", &path))?;
+                }
+                // also where it is short enough: that may be so in the page cache only
+                file.sync().map_err(LogStoreError::io("sync", &path))?;
+            }
+        }
+        self.disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))
     }
 
     fn make_directory(&self, state: &GroupState) -> Result<(), LogStoreError> {
@@ -511,7 +563,20 @@ impl<'a> Redo<'a> {
             None => None,
         };
         let dir = &self.dirs[&state.replica];
-        Log::open(pool, dir, state, unchecked.as_ref(), (options.config)(state), options.now_ms)
+        // a cut has to be durable before the checkpoint that no longer tells of it: the next segment may be begun
+        // without a further write to this one
+        let cut = known.is_some_and(|known| !known.cuts.is_empty()) || self.is_longer(state);
+        let log = Log::open(pool, dir, state, unchecked.as_ref(), (options.config)(state), options.now_ms)?;
+        if cut && !options.mutation.planted(Mutation::CutNotSynced) {
+            self.touched.insert((state.replica, state.end.segment));
+        }
+        Ok(log)
+    }
+
+    /// Whether the active segment holds more than was promised.
+    fn is_longer(&self, state: &GroupState) -> bool {
+        let file = self.disk.open(&self.segment_path(state.replica, state.end.segment), Access::Read);
+        file.and_then(|file| file.len()).is_ok_and(|len| len > state.end.position)
     }
 
     /// Makes everything that the rounds named durable.
@@ -599,7 +664,7 @@ pub fn remove_partition_directory(disk: &dyn Disk, dir: &Path) -> Result<(), Log
 struct Ring {
     /// Files of the right size: all are free once the checkpoint is durable.
     usable: Vec<(u32, PathBuf)>,
-    /// Files of another size, or beyond the ring, or half made.
+    /// Files of another size, or beyond the ring.
     surplus: Vec<PathBuf>,
 }
 
@@ -610,8 +675,8 @@ impl Ring {
         let mut next = 0;
         for entry in disk.list(&options.dir).map_err(LogStoreError::io("list", &options.dir))? {
             let path = options.dir.join(&entry.name);
-            if entry.name.to_string_lossy().ends_with(".tmp") {
-                ring.surplus.push(path);
+            if entry.name.to_string_lossy().ends_with(".wal.tmp") {
+                disk.remove_file(&path).map_err(LogStoreError::io("remove", &path))?;
                 continue;
             }
             let Some(number) = crate::wal::file_number(&entry.name).filter(|_| !entry.is_dir) else {

@@ -707,6 +707,16 @@ impl WalWriter {
         self.write_now(round)
     }
 
+    /// A planted bug: [`WalWriter::write`] while the round before is not durable.
+    ///
+    /// # Errors
+    /// As [`WalWriter::write`].
+    #[cfg(feature = "mutants")]
+    #[doc(hidden)]
+    pub fn write_overtaking(&mut self, round: &mut RoundBuilder) -> Result<u64, LogStoreError> {
+        self.write_now(round)
+    }
+
     fn write_now(&mut self, round: &mut RoundBuilder) -> Result<u64, LogStoreError> {
         assert_eq!(round.salt, self.salt, "the round belongs to another start");
         let padded = round.padded_len();
