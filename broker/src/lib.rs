@@ -14,6 +14,7 @@ pub mod output;
 pub mod partitions;
 pub mod protocol;
 pub mod server;
+pub mod state_machines;
 pub mod stopping;
 mod topics;
 

@@ -184,6 +184,7 @@ async fn serve(
         stopping,
         log_defaults,
     )?);
+    broker.coordinators.load(&broker);
     let mut accepting = Vec::new();
     for (index, (socket, _)) in sockets.into_iter().enumerate() {
         let listener = socket.listen(1_024).context("could not listen")?;

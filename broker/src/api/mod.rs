@@ -29,27 +29,42 @@ use crate::{
         header::key_and_version,
         messages::{
             api_versions::ApiVersionsRequest, create_topics::CreateTopicsRequest,
-            delete_topics::DeleteTopicsRequest, describe_cluster::DescribeClusterRequest,
-            describe_configs::DescribeConfigsRequest, fetch::FetchRequest,
-            init_producer_id::InitProducerIdRequest, list_offsets::ListOffsetsRequest,
-            metadata::MetadataRequest, offset_for_leader_epoch::OffsetForLeaderEpochRequest,
-            produce::ProduceRequest,
+            delete_groups::DeleteGroupsRequest, delete_topics::DeleteTopicsRequest,
+            describe_cluster::DescribeClusterRequest, describe_configs::DescribeConfigsRequest,
+            describe_groups::DescribeGroupsRequest, fetch::FetchRequest,
+            find_coordinator::FindCoordinatorRequest, heartbeat::HeartbeatRequest,
+            init_producer_id::InitProducerIdRequest, join_group::JoinGroupRequest,
+            leave_group::LeaveGroupRequest, list_groups::ListGroupsRequest, list_offsets::ListOffsetsRequest,
+            metadata::MetadataRequest, offset_commit::OffsetCommitRequest, offset_fetch::OffsetFetchRequest,
+            offset_for_leader_epoch::OffsetForLeaderEpochRequest, produce::ProduceRequest,
+            sync_group::SyncGroupRequest,
         },
     },
+    state_machines::Coordinators,
     stopping::Stopping,
 };
 
 pub mod api_versions;
 mod create_topics;
+pub mod delete_groups;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+pub mod describe_groups;
 pub mod fetch;
+pub mod find_coordinator;
+pub mod heartbeat;
 pub mod init_producer_id;
+pub mod join_group;
+pub mod leave_group;
+pub mod list_groups;
 pub mod list_offsets;
 mod metadata;
+pub mod offset_commit;
+pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod sync_group;
 
 /// An API that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,12 +135,22 @@ apis! {
     "Fetch" FetchRequest, 4..=17, fetch::handle;
     "ListOffsets" ListOffsetsRequest, 1..=10, list_offsets::handle;
     "Metadata" MetadataRequest, 0..=13, metadata::handle;
+    "OffsetCommit" OffsetCommitRequest, 2..=9, offset_commit::handle;
+    "OffsetFetch" OffsetFetchRequest, 1..=9, offset_fetch::handle;
+    "FindCoordinator" FindCoordinatorRequest, 0..=5, find_coordinator::handle;
+    "JoinGroup" JoinGroupRequest, 0..=9, join_group::handle;
+    "Heartbeat" HeartbeatRequest, 0..=4, heartbeat::handle;
+    "LeaveGroup" LeaveGroupRequest, 0..=5, leave_group::handle;
+    "SyncGroup" SyncGroupRequest, 0..=5, sync_group::handle;
+    "DescribeGroups" DescribeGroupsRequest, 0..=6, describe_groups::handle;
+    "ListGroups" ListGroupsRequest, 0..=5, list_groups::handle;
     "ApiVersions" ApiVersionsRequest, 0..=4, api_versions::handle;
     "CreateTopics" CreateTopicsRequest, 0..=7, create_topics::handle;
     "DeleteTopics" DeleteTopicsRequest, 0..=6, delete_topics::handle;
     "InitProducerId" InitProducerIdRequest, 0..=5, init_producer_id::handle;
     "OffsetForLeaderEpoch" OffsetForLeaderEpochRequest, 2..=4, offset_for_leader_epoch::handle;
     "DescribeConfigs" DescribeConfigsRequest, 0..=4, describe_configs::handle;
+    "DeleteGroups" DeleteGroupsRequest, 0..=2, delete_groups::handle;
     "DescribeCluster" DescribeClusterRequest, 0..=2, describe_cluster::handle;
 }
 
@@ -149,6 +174,10 @@ pub struct Broker {
     pub endpoints: Vec<Endpoint>,
     /// The signal that the server stops.
     pub stopping: Arc<Stopping>,
+    /// The coordinators of groups.
+    pub coordinators: Coordinators,
+    /// The runtime of handlers and coordinators.
+    pub runtime: tokio::runtime::Handle,
     /// Incremental fetch sessions.
     pub fetch_sessions: fetch::session::Sessions,
 }
@@ -158,6 +187,9 @@ impl Broker {
     ///
     /// # Errors
     /// Two metrics of one name: a mistake in `metrics.rs`.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn new(
         config: Config,
         clock: Clock,
@@ -172,6 +204,8 @@ impl Broker {
             partitions: Partitions::new(Arc::clone(&node), config.node_id, log_defaults),
             metrics: Metrics::new(&names)?,
             budget: Budget::new(config.queued_max_bytes),
+            coordinators: Coordinators::default(),
+            runtime: tokio::runtime::Handle::current(),
             fetch_sessions: fetch::session::Sessions::new(config.fetch_session_slots),
             config,
             clock,

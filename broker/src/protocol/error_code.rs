@@ -1,5 +1,6 @@
 //! Kafka's error codes, and the only place that maps the crates' errors to them.
 
+use consumer_groups::GroupError;
 use log_store::batch::BatchError;
 use replication::{ReplicationError, metadata::MetadataError};
 
@@ -212,6 +213,29 @@ impl From<&BatchError> for ErrorCode {
             | BatchError::RecordCount { .. }
             | BatchError::OffsetDeltas
             | BatchError::Refused(_) => Self::InvalidRecord,
+        }
+    }
+}
+
+impl From<&GroupError> for ErrorCode {
+    fn from(error: &GroupError) -> Self {
+        match error {
+            GroupError::InvalidGroupId => Self::InvalidGroupId,
+            GroupError::InvalidSessionTimeout { .. } => Self::InvalidSessionTimeout,
+            GroupError::MemberIdRequired { .. } => Self::MemberIdRequired,
+            GroupError::UnknownMember => Self::UnknownMemberId,
+            GroupError::FencedInstance => Self::FencedInstanceId,
+            GroupError::IllegalGeneration { .. } => Self::IllegalGeneration,
+            GroupError::InconsistentProtocol => Self::InconsistentGroupProtocol,
+            GroupError::RebalanceInProgress => Self::RebalanceInProgress,
+            GroupError::GroupFull { .. } => Self::GroupMaxSizeReached,
+            GroupError::GroupNotFound => Self::GroupIdNotFound,
+            GroupError::NonEmptyGroup => Self::NonEmptyGroup,
+            GroupError::OffsetMetadataTooLarge { .. } => Self::OffsetMetadataTooLarge,
+            GroupError::GroupTooLarge { .. } => Self::UnknownServerError,
+            GroupError::Loading => Self::CoordinatorLoadInProgress,
+            GroupError::NotCoordinator => Self::NotCoordinator,
+            GroupError::NotAvailable => Self::CoordinatorNotAvailable,
         }
     }
 }

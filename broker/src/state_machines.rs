@@ -1,0 +1,524 @@
+//! The host of the group coordinators: one replicated state machine over each partition of `__consumer_offsets`.
+//!
+//! ```text
+//! request -> Coordinator::handle (memory, at once) -> records -> Partition::append ----> committed
+//!                    |                                                                     |
+//!                    +--> answers, held with the newest append that is not committed -----+--> sent
+//! ```
+//! Pipelined: an operation is in effect when it is appended, and every answer, those of reads included, waits until all
+//! that was appended before it is committed. When an append fails, the state is ahead of the log: it is thrown away,
+//! whoever waits is told to look for the coordinator, and the partition is loaded again.
+//!
+//! The log stays bounded without compaction: when it exceeds what [`rewrite_above`] says, the whole live state is
+//! appended as ordinary records and, once they are committed, everything before them is trimmed.
+//!
+//! Invariants: records are appended in the order of the operations (both under one lock); an answer never shows what is
+//! not committed; a partition is loaded by one task at a time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use consumer_groups::{
+    Coordinator, GroupConfig, GroupError, Outcome, Record, Request, Response, Token, partition_for,
+};
+use log_store::{LogSlice, RecordBatch, batch::BatchBuilder, compression::Inflater, log::Waiting};
+use replication::{Acks, AppendResult, Completion, CompletionQueue, Isolation, Partition, ReplicationError};
+use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
+
+use crate::{
+    api::Broker,
+    clock::{Clock, entropy},
+    config::Config,
+    partitions::Lookup,
+    topics::CONSUMER_OFFSETS,
+};
+
+/// Most bytes of records in one batch; one record may be larger.
+const BATCH_BYTES: usize = 512 << 10;
+/// Bytes of one read while loading.
+const LOAD_BYTES: usize = 1 << 20;
+/// A log smaller than this is not rewritten.
+const REWRITE_ABOVE: u64 = 16 << 20;
+/// How soon a partition that could not be loaded is tried again.
+const RELOAD_DELAY: Duration = Duration::from_millis(200);
+
+/// All coordinators of this node.
+#[derive(Debug, Default)]
+pub struct Coordinators {
+    hosts: Mutex<HashMap<(Uuid, i32), Arc<Host>>>,
+}
+
+/// The lag of one group on one partition, from one reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupLag {
+    /// The group.
+    pub group: Arc<str>,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The committed offset.
+    pub committed: i64,
+    /// Messages between it and the high watermark; never negative.
+    pub lag: i64,
+}
+
+impl Coordinators {
+    /// Asks the coordinator of a group.
+    ///
+    /// # Errors
+    /// This node does not coordinate the group, or is still loading it.
+    pub async fn ask(
+        &self,
+        broker: &Broker,
+        group_id: &str,
+        request: Request,
+    ) -> Result<Response, GroupError> {
+        let host = self.host_of(broker, group_id)?;
+        let answer = host.ask(request)?;
+        // The sender is dropped where the state is thrown away.
+        answer.await.map_err(|_| GroupError::NotCoordinator)
+    }
+
+    /// Asks all coordinators of this node; the errors are those of partitions that are being loaded.
+    pub async fn ask_all(&self, broker: &Broker, request: Request) -> Vec<Result<Response, GroupError>> {
+        let mut asked = Vec::new();
+        for host in self.all(broker) {
+            asked.push(host.ask(request.clone()));
+        }
+        let mut answers = Vec::new();
+        for answer in asked {
+            answers.push(match answer {
+                Ok(answer) => answer.await.map_err(|_| GroupError::NotCoordinator),
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
+    /// Begins to load every partition of the topic, so that no group waits for its first request.
+    pub fn load(&self, broker: &Broker) {
+        drop(self.all(broker));
+    }
+
+    /// Forgets the offsets of topics that no longer exist, or exist anew under their name.
+    pub fn topics_changed(&self, broker: &Broker) {
+        let image = broker.node.metadata();
+        for host in self.all(broker) {
+            host.change(|coordinator, _| {
+                coordinator.remove_topics(|name, id| match image.topics.get(name) {
+                    Some(topic) => !id.is_nil() && topic.id != id,
+                    None => true,
+                })
+            });
+        }
+    }
+
+    /// The lag of every group on every partition it committed for.
+    pub fn lags(&self, broker: &Broker) -> Vec<GroupLag> {
+        let mut lags = Vec::new();
+        for host in self.all(broker) {
+            host.read(|coordinator| {
+                for stored in coordinator.offsets() {
+                    let Some(topic) = broker.partitions.topic(stored.topic) else { continue };
+                    let Lookup::Here(partition) = broker.partitions.partition(&topic, stored.partition)
+                    else {
+                        continue;
+                    };
+                    // The end is read after the commit: it can only be further on.
+                    let Ok(offsets) = partition.offsets() else { continue };
+                    lags.push(GroupLag {
+                        group: Arc::clone(stored.group_id),
+                        topic: Arc::clone(stored.topic),
+                        partition: stored.partition,
+                        committed: stored.committed.offset,
+                        lag: (offsets.high_watermark - stored.committed.offset).max(0),
+                    });
+                }
+            });
+        }
+        lags
+    }
+
+    /// Members of every group.
+    pub fn members(&self, broker: &Broker) -> Vec<(Arc<str>, usize)> {
+        let mut members = Vec::new();
+        for host in self.all(broker) {
+            host.read(|coordinator| {
+                members.extend(coordinator.members().map(|(group, count)| (Arc::clone(group), count)))
+            });
+        }
+        members
+    }
+
+    fn host_of(&self, broker: &Broker, group_id: &str) -> Result<Arc<Host>, GroupError> {
+        let topic = broker.partitions.topic(CONSUMER_OFFSETS).ok_or(GroupError::NotCoordinator)?;
+        let count = i32::try_from(topic.info.partitions.len()).unwrap_or(i32::MAX);
+        let index = partition_for(group_id, count);
+        match broker.partitions.partition(&topic, index) {
+            Lookup::Here(partition) => Ok(self.host(broker, topic.info.id, index, partition)),
+            Lookup::Elsewhere | Lookup::Unknown => Err(GroupError::NotCoordinator),
+        }
+    }
+
+    fn all(&self, broker: &Broker) -> Vec<Arc<Host>> {
+        let Some(topic) = broker.partitions.topic(CONSUMER_OFFSETS) else { return Vec::new() };
+        let count = i32::try_from(topic.info.partitions.len()).unwrap_or(i32::MAX);
+        (0..count)
+            .filter_map(|index| match broker.partitions.partition(&topic, index) {
+                Lookup::Here(partition) => Some(self.host(broker, topic.info.id, index, partition)),
+                Lookup::Elsewhere | Lookup::Unknown => None,
+            })
+            .collect()
+    }
+
+    fn host(&self, broker: &Broker, topic: Uuid, index: i32, partition: Arc<Partition>) -> Arc<Host> {
+        let mut hosts = lock(&self.hosts);
+        let host = hosts.entry((topic, index)).or_insert_with(|| {
+            let host = Arc::new(Host {
+                partition,
+                clock: broker.clock.clone(),
+                config: group_config(&broker.config),
+                state: Mutex::default(),
+                completions: Arc::default(),
+                changed: Notify::new(),
+            });
+            broker.runtime.spawn(Arc::clone(&host).run());
+            host
+        });
+        Arc::clone(host)
+    }
+}
+
+fn group_config(config: &Config) -> GroupConfig {
+    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let short_ms = |duration: Duration| i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
+    GroupConfig {
+        min_session_timeout_ms: short_ms(config.group_min_session_timeout),
+        max_session_timeout_ms: short_ms(config.group_max_session_timeout),
+        initial_rebalance_delay_ms: short_ms(config.group_initial_rebalance_delay),
+        max_size: config.group_max_size,
+        offset_metadata_max_bytes: config.offset_metadata_max_bytes,
+        offsets_retention_ms: ms(config.offsets_retention),
+        offsets_retention_check_interval_ms: ms(config.offsets_retention_check_interval),
+        ..GroupConfig::default()
+    }
+}
+
+/// The coordinator of one partition, with what it waits for.
+#[derive(Debug)]
+struct Host {
+    partition: Arc<Partition>,
+    clock: Clock,
+    config: GroupConfig,
+    state: Mutex<Option<Active>>,
+    completions: Arc<CompletionQueue>,
+    /// The next deadline may be another.
+    changed: Notify,
+}
+
+/// A loaded coordinator.
+#[derive(Debug)]
+struct Active {
+    coordinator: Coordinator,
+    askers: HashMap<Token, oneshot::Sender<Response>>,
+    next_token: u64,
+    /// Appends that are not committed, oldest first; the token of the oldest.
+    appends: VecDeque<Append>,
+    first_append: u64,
+    /// A rewrite is among the appends, or its trim is on its way.
+    rewriting: bool,
+}
+
+/// An append on its way, and the answers that may be given once it is committed.
+#[derive(Debug, Default)]
+struct Append {
+    answers: Vec<(oneshot::Sender<Response>, Response)>,
+    /// The state's first batch of a rewrite: once committed, what is before it can go.
+    begins_rewrite: bool,
+}
+
+impl Active {
+    fn new(coordinator: Coordinator, first_append: u64) -> Self {
+        Self {
+            coordinator,
+            askers: HashMap::new(),
+            next_token: 0,
+            appends: VecDeque::new(),
+            first_append,
+            rewriting: false,
+        }
+    }
+
+    fn append(&mut self, host: &Host, records: &[Record], begins_rewrite: bool) {
+        let mut begins_rewrite = begins_rewrite;
+        for batch in batches(records, host.clock.now_ms()) {
+            let token = self.first_append + self.appends.len() as u64;
+            self.appends.push_back(Append { begins_rewrite, ..Append::default() });
+            begins_rewrite = false;
+            host.partition.append(batch, Acks::All, Completion::Queue(Arc::clone(&host.completions), token));
+        }
+    }
+
+    fn take(&mut self, host: &Host, outcome: Outcome) {
+        self.append(host, &outcome.records, false);
+        for (token, response) in outcome.replies {
+            let Some(asker) = self.askers.remove(&token) else { continue };
+            match self.appends.back_mut() {
+                Some(append) => append.answers.push((asker, response)),
+                // Whoever asked may be gone.
+                None => drop(asker.send(response)),
+            }
+        }
+    }
+
+    /// Appends the whole live state where the log holds far more than it.
+    fn rewrite_if_long(&mut self, host: &Host) {
+        if self.rewriting || host.partition.size() <= rewrite_above(self.coordinator.live_bytes()) {
+            return;
+        }
+        let records: Vec<Record> = self.coordinator.snapshot_records().collect();
+        if records.is_empty() {
+            return;
+        }
+        self.rewriting = true;
+        self.append(host, &records, true);
+    }
+}
+
+/// A log larger than this is rewritten.
+fn rewrite_above(live_bytes: usize) -> u64 {
+    REWRITE_ABOVE.max(live_bytes as u64 * 4)
+}
+
+impl Host {
+    fn ask(&self, request: Request) -> Result<oneshot::Receiver<Response>, GroupError> {
+        let mut state = lock(&self.state);
+        let active = state.as_mut().ok_or(GroupError::Loading)?;
+        let token = Token(active.next_token);
+        active.next_token += 1;
+        let (asker, answer) = oneshot::channel();
+        active.askers.insert(token, asker);
+        let entropy = u128::from(entropy()) << 64 | u128::from(entropy());
+        let outcome = active.coordinator.handle(request, token, entropy, self.clock.now_ms());
+        active.take(self, outcome);
+        drop(state);
+        self.changed.notify_one();
+        Ok(answer)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Coordinator, i64) -> Outcome) {
+        if let Some(active) = lock(&self.state).as_mut() {
+            let outcome = change(&mut active.coordinator, self.clock.now_ms());
+            active.take(self, outcome);
+        }
+    }
+
+    fn read(&self, read: impl FnOnce(&Coordinator)) {
+        if let Some(active) = lock(&self.state).as_ref() {
+            read(&active.coordinator);
+        }
+    }
+
+    /// Loads, then serves until an append fails; again and again until the topic is gone.
+    async fn run(self: Arc<Self>) {
+        let mut first_append = 0;
+        loop {
+            let host = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || host.load()).await {
+                Ok(Ok(coordinator)) => {
+                    let mut active = Active::new(coordinator, first_append);
+                    let outcome = active.coordinator.loaded(self.clock.now_ms());
+                    active.take(&self, outcome);
+                    *lock(&self.state) = Some(active);
+                    first_append = self.serve().await;
+                }
+                Ok(Err(ReplicationError::Stopping)) | Err(_) => return,
+                Ok(Err(error)) => {
+                    tracing::debug!(partition = ?self.partition, "groups are loaded again later: {error}")
+                }
+            }
+            tokio::time::sleep(RELOAD_DELAY).await;
+        }
+    }
+
+    /// Reads the whole partition into a new coordinator. Blocks on the disk.
+    fn load(&self) -> Result<Coordinator, ReplicationError> {
+        let mut coordinator = Coordinator::new(self.config.clone());
+        let mut inflater = Inflater::default();
+        let offsets = self.partition.offsets()?;
+        let mut offset = offsets.log_start;
+        while offset < offsets.high_watermark {
+            let read = self.partition.read(
+                offset,
+                LOAD_BYTES,
+                true,
+                Isolation::ReadUncommitted,
+                Waiting::ForDisk,
+            )?;
+            let mut bytes =
+                joined(&read.slices).map_err(|error| ReplicationError::Storage(error.to_string()))?;
+            let before = offset;
+            while let Ok(Some(batch)) = RecordBatch::take_first(&mut bytes) {
+                self.replay(&mut coordinator, &batch, &mut inflater);
+                offset = batch.next_offset();
+            }
+            if offset == before {
+                return Err(ReplicationError::Storage(format!("nothing can be read at offset {offset}")));
+            }
+        }
+        Ok(coordinator)
+    }
+
+    fn replay(&self, coordinator: &mut Coordinator, batch: &RecordBatch, inflater: &mut Inflater) {
+        if batch.header().is_control() {
+            return;
+        }
+        let records = match batch.records_in(inflater) {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::warn!(partition = ?self.partition, offset = batch.base_offset(), "a batch is passed over: {error}");
+                return;
+            }
+        };
+        for record in records {
+            let replayed = match &record {
+                Ok(record) => coordinator
+                    .replay(record.key.unwrap_or_default(), record.value)
+                    .map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = replayed {
+                tracing::warn!(partition = ?self.partition, offset = batch.base_offset(), "a record is passed over: {error}");
+            }
+        }
+    }
+
+    /// Gives answers as appends are committed, and time to the state machine; returns the token that follows the last one
+    /// used, once an append failed.
+    async fn serve(self: &Arc<Self>) -> u64 {
+        let mut finished: Vec<(u64, AppendResult)> = Vec::new();
+        loop {
+            let next = lock(&self.state).as_ref().and_then(|active| active.coordinator.next_deadline());
+            let wait = next.map_or(Duration::from_secs(3_600), |at| {
+                Duration::from_millis((at - self.clock.now_ms()).max(0).unsigned_abs())
+            });
+            tokio::select! {
+                () = self.completions.finished() => {
+                    self.completions.drain(&mut finished);
+                    for (token, result) in finished.drain(..) {
+                        if let Some(next) = self.finish(token, result) {
+                            return next;
+                        }
+                    }
+                }
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(wait) => self.change(Coordinator::tick),
+            }
+        }
+    }
+
+    /// Takes in one finished append. `Some` where the state was thrown away.
+    fn finish(self: &Arc<Self>, token: u64, result: AppendResult) -> Option<u64> {
+        let mut state = lock(&self.state);
+        let active = state.as_mut()?;
+        if token != active.first_append {
+            // Of a state that was thrown away.
+            return None;
+        }
+        match result {
+            Ok(appended) => {
+                let append = active.appends.pop_front()?;
+                active.first_append += 1;
+                for (asker, response) in append.answers {
+                    drop(asker.send(response));
+                }
+                if append.begins_rewrite {
+                    tokio::spawn(Arc::clone(self).trim(appended.base_offset));
+                } else {
+                    active.rewrite_if_long(self);
+                }
+                None
+            }
+            Err(error) => {
+                tracing::warn!(partition = ?self.partition, "groups are loaded again: {error}");
+                let next = active.first_append + active.appends.len() as u64;
+                *state = None;
+                Some(next)
+            }
+        }
+    }
+
+    async fn trim(self: Arc<Self>, offset: i64) {
+        if let Err(error) = self.partition.trim(offset).await {
+            tracing::warn!(partition = ?self.partition, "the log of groups is not trimmed: {error}");
+        }
+        if let Some(active) = lock(&self.state).as_mut() {
+            active.rewriting = false;
+        }
+    }
+}
+
+/// The bytes of slices, in one piece.
+fn joined(slices: &[LogSlice]) -> std::io::Result<Bytes> {
+    let mut all = BytesMut::new();
+    for slice in slices {
+        match slice {
+            LogSlice::Bytes(bytes) => all.extend_from_slice(bytes),
+            LogSlice::File { file, position, len } => {
+                let begin = all.len();
+                all.resize(begin + len, 0);
+                file.read_exact_at(&mut all[begin..], *position)?;
+            }
+        }
+    }
+    Ok(all.freeze())
+}
+
+/// Records as batches of no more than [`BATCH_BYTES`].
+fn batches(records: &[Record], now_ms: i64) -> Vec<RecordBatch> {
+    let mut batches = Vec::new();
+    let mut builder = BatchBuilder::default();
+    for record in records {
+        if !builder.is_empty() && builder.uncompressed_size() + record.size() > BATCH_BYTES {
+            batches.push(std::mem::take(&mut builder).build());
+        }
+        builder.append(now_ms, Some(&record.key), record.value.as_deref(), &[]);
+    }
+    if !builder.is_empty() {
+        batches.push(builder.build());
+    }
+    batches
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_become_batches_of_bounded_size_in_order() {
+        let record = |size: usize| Record {
+            key: Bytes::from(vec![b'k'; 4]),
+            value: Some(Bytes::from(vec![b'v'; size])),
+        };
+        assert!(batches(&[], 0).is_empty());
+        let made = batches(&[record(10), record(BATCH_BYTES), record(20), record(30)], 7);
+        assert_eq!(made.iter().map(RecordBatch::record_count).collect::<Vec<_>>(), [1, 1, 2]);
+        assert!(made.iter().all(|batch| batch.crc_holds() && batch.max_timestamp() == 7));
+    }
+
+    #[test]
+    fn a_log_is_rewritten_when_it_is_long_and_mostly_dead() {
+        assert_eq!(rewrite_above(0), 16 << 20);
+        assert_eq!(rewrite_above(100 << 20), 400 << 20);
+    }
+}
