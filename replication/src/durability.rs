@@ -19,6 +19,7 @@ use crate::{
     Acks, Completion, CompletionQueue, Node, Partition, ReplicationError,
     entry::{to_raft, vote_to_raft},
     flusher::{Faults, Mutation},
+    metadata::{MetadataError, NewTopic},
     raft_log::RaftLog,
     snapshot::SnapshotContents,
     state_machine::StateMachine,
@@ -355,11 +356,40 @@ async fn a_nearly_full_disk_refuses_produce_and_resumes() {
     let refused = orders.append_committed(one_record_batch()).await;
     assert!(matches!(refused, Err(ReplicationError::DiskFull { .. })), "{refused:?}");
     assert_eq!(crate::tests::values(&orders, 0).len(), 1, "reading goes on");
+    // what the broker itself keeps uses the reserve
+    assert!(bench.node.next_producer_id().await.is_ok());
     bench.disk.set_free(reserve + 1);
     bench.node.space.forget();
     assert!(orders.append_committed(one_record_batch()).await.is_err(), "a little more does not flutter");
     bench.disk.set_free(reserve * 2);
     bench.node.space.forget();
     assert_eq!(orders.append_committed(one_record_batch()).await.unwrap().base_offset, 1);
+    bench.node.shutdown().await;
+}
+
+/// Proves: D04, A2: a topic that cannot be made on a full disk is not left half made, and can be made later.
+#[tokio::test]
+async fn a_topic_that_cannot_be_made_is_not_there() {
+    let bench = Bench::new(Mutation::None).await;
+    bench.disk.fail_dirs(true);
+    let topic = |partitions| NewTopic {
+        name: "orders".to_owned(),
+        partitions: vec![vec![1]; partitions],
+        configs: Default::default(),
+    };
+    let refused = bench.node.create_topics(vec![topic(3)], false).await;
+    assert!(
+        matches!(refused[0], Err(MetadataError::Replication(ReplicationError::Storage(_)))),
+        "{refused:?}"
+    );
+    assert!(!bench.node.metadata().topics.contains_key("orders"));
+    assert!(bench.node.partitions().is_empty());
+    bench.disk.fail_dirs(false);
+    let made = bench.node.create_topics(vec![topic(3)], false).await;
+    let id = made[0].as_ref().unwrap().id;
+    for index in 0..3 {
+        let partition = bench.node.partition(id, index).unwrap();
+        assert_eq!(partition.append_committed(one_record_batch()).await.unwrap().base_offset, 0);
+    }
     bench.node.shutdown().await;
 }

@@ -351,8 +351,28 @@ impl Node {
         }
         match self.create_partitions(wanted).await {
             Ok(()) => results,
-            Err(error) => fail_all(results, &error),
+            Err(error) => {
+                let created = results.iter().flatten().map(|topic| topic.id).collect();
+                if let Err(error) = self.remove_topics(created).await {
+                    tracing::warn!(%error, "topics that could not be opened stay half created until the next start");
+                }
+                fail_all(results, &error)
+            }
         }
+    }
+
+    /// Deletes topics in the metadata, ends their partitions and gives up their files.
+    async fn remove_topics(&self, topics: Vec<Uuid>) -> Result<(), ReplicationError> {
+        let records: Vec<_> = topics.iter().map(|id| MetadataRecord::TopicDeleted { id: *id }).collect();
+        self.commit(&records).await?;
+        let gone: Vec<Arc<Partition>> = {
+            let mut partitions = write(&self.partitions);
+            partitions
+                .extract_if(|(topic, _), _| topics.contains(topic))
+                .map(|(_, partition)| partition)
+                .collect()
+        };
+        self.drop_partitions(gone).await
     }
 
     /// Deletes a topic: fetches and produces fail from then on.
@@ -366,18 +386,7 @@ impl Node {
             if !node.metadata().topics_by_id.contains_key(&topic_id) {
                 return Err(MetadataError::UnknownTopic);
             }
-            node.commit(&[MetadataRecord::TopicDeleted { id: topic_id }]).await?;
-            let gone: Vec<Arc<Partition>> = {
-                let mut partitions = write(&node.partitions);
-                partitions
-                    .extract_if(|(topic, _), _| *topic == topic_id)
-                    .map(|(_, partition)| partition)
-                    .collect()
-            };
-            for partition in &gone {
-                partition.delete();
-            }
-            Ok(node.drop_partitions(gone).await?)
+            Ok(node.remove_topics(vec![topic_id]).await?)
         });
         deleted.await.unwrap_or(Err(MetadataError::Replication(ReplicationError::Stopping)))
     }
@@ -469,18 +478,32 @@ impl Node {
     ) -> Result<(), ReplicationError> {
         let opening = self.opening();
         let mut serving = Vec::with_capacity(wanted.len());
+        let mut failed = None;
         for (topic, partition, replica) in wanted {
             let state = GroupState::new(replica, topic.id, topic.name.to_string(), partition);
             let config = log_config(&topic, &self.options.log_defaults);
-            let log =
-                Log::create(&self.pool, &self.options.data_dir.join(state.directory()), &state, config)?;
-            serving.push(opening.create(&state, log, self.lane())?);
+            let dir = self.options.data_dir.join(state.directory());
+            let opened = Log::create(&self.pool, &dir, &state, config)
+                .map_err(ReplicationError::from)
+                .and_then(|log| opening.create(&state, log, self.lane()));
+            match opened {
+                Ok(opened) => serving.push(opened),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
         }
         for (partition, opened) in serving {
-            opened.await.unwrap_or(Err(ReplicationError::Stopping))?;
-            self.insert(partition);
+            match opened.await.unwrap_or(Err(ReplicationError::Stopping)) {
+                Ok(()) => self.insert(partition),
+                Err(error) => {
+                    self.insert(partition);
+                    failed = Some(error);
+                }
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Ends groups and gives up their files; returns once their directories have other names.

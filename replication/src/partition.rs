@@ -188,6 +188,8 @@ pub struct Partition {
     topic_id: Uuid,
     index: i32,
     replica: ReplicaId,
+    /// Whether the broker writes it, and clients do not.
+    internal: bool,
     /// The log, unless what recovery found of it is damaged; replaced where a full disk made the group start again.
     log: ArcSwapOption<Log>,
     lane: Arc<Lane>,
@@ -244,7 +246,10 @@ impl Partition {
     /// Source: KIP-98 (sequences), KIP-185 (five batches in flight).
     pub fn append(self: &Arc<Self>, batch: RecordBatch, acks: Acks, completion: Completion) {
         let mut ticket = Ticket::new(completion, acks);
-        if let Err(error) = self.space.admit() {
+        // what the broker itself keeps (offsets, metadata) may use the reserve
+        if !self.internal
+            && let Err(error) = self.space.admit()
+        {
             return ticket.fail(&error);
         }
         if batch.size() > self.max_batch_bytes {
@@ -566,6 +571,7 @@ impl Partition {
             topic_id: state.topic_id,
             index: state.partition,
             replica: state.replica,
+            internal: state.topic.starts_with("__"),
             log: ArcSwapOption::new(log),
             lane,
             space,

@@ -33,6 +33,8 @@ struct Rules {
     failing_writes: Option<(&'static str, io::ErrorKind)>,
     /// Syncs of files that end so fail once, and succeed afterwards.
     failing_sync: Option<&'static str>,
+    /// No directory can be made.
+    failing_dirs: bool,
     free: Option<u64>,
     events: Vec<Event>,
 }
@@ -84,6 +86,11 @@ impl TestDisk {
         lock(&self.shared.rules).failing_sync = Some(suffix);
     }
 
+    /// Whether directories can be made.
+    pub(crate) fn fail_dirs(&self, fail: bool) {
+        lock(&self.shared.rules).failing_dirs = fail;
+    }
+
     /// So much is free, whatever the real disk says.
     pub(crate) fn set_free(&self, free: u64) {
         lock(&self.shared.rules).free = Some(free);
@@ -119,6 +126,9 @@ impl Disk for TestDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
+        if lock(&self.shared.rules).failing_dirs {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         RealDisk.create_dir(path)
     }
 
