@@ -10,7 +10,10 @@
 //!  3 topic          text name, id 16, u64 first replica, partitions { replicas { i32 node } }, configs { text, text }
 //!  4 topic deleted  id 16
 //!  5 producer ids   i64 first id that is still to be given out
+//!  6 replicas       u64 first number that is still to be given out
 //! ```
+//! When the log holds far more records than the state needs, the whole state is appended once more and the log trimmed
+//! to where that begins, so that replaying it stays cheap.
 //!
 //! The image is what the records say, from the first to the last committed. Replicas are numbered through, partition by
 //! partition, from the topic's first replica on: a placement's number is never used again.
@@ -35,6 +38,10 @@ pub const METADATA_TOPIC_ID: Uuid = Uuid::from_u128(1);
 pub(crate) const METADATA_REPLICA: ReplicaId = ReplicaId(1);
 /// The first number for other replicas; those below are for metadata groups.
 const FIRST_REPLICA: u64 = 1 << 20;
+/// Records of the log from which on it is rewritten, where the state needs far fewer.
+const REWRITE_RECORDS: usize = 10_000;
+/// Records of a rewritten state in one batch.
+pub(crate) const REWRITE_BATCH: usize = 500;
 /// Producer ids taken with one record.
 pub(crate) const PRODUCER_ID_BLOCK: i64 = 1000;
 
@@ -159,6 +166,7 @@ impl MetadataImage {
                 }
             }
             MetadataRecord::ProducerIds { next } => self.next_producer_id = self.next_producer_id.max(next),
+            MetadataRecord::Replicas { next } => self.next_replica = self.next_replica().max(next),
         }
     }
 
@@ -168,6 +176,7 @@ impl MetadataImage {
     /// The log cannot be read, or holds what this version does not know.
     pub(crate) fn catch_up(&mut self, partition: &Partition) -> Result<(), ReplicationError> {
         const AT_A_TIME: usize = 1 << 20;
+        self.next_offset = self.next_offset.max(partition.offsets()?.log_start);
         loop {
             let read = partition.read(
                 self.next_offset,
@@ -186,6 +195,32 @@ impl MetadataImage {
                 }
             }
         }
+    }
+
+    /// How many records say all of it.
+    fn live_records(&self) -> usize {
+        3 + self.brokers.len() + self.topics.len()
+    }
+
+    /// Whether the log, which begins at `log_start`, should be rewritten.
+    pub(crate) fn wants_rewrite(&self, log_start: i64) -> bool {
+        let records = usize::try_from(self.next_offset - log_start).unwrap_or(0);
+        records >= REWRITE_RECORDS.max(4 * self.live_records())
+    }
+
+    /// All of it as records.
+    pub(crate) fn to_records(&self) -> Vec<MetadataRecord> {
+        let mut records = vec![
+            MetadataRecord::Cluster { id: self.cluster_id.clone() },
+            MetadataRecord::Replicas { next: self.next_replica() },
+            MetadataRecord::ProducerIds { next: self.next_producer_id },
+        ];
+        records.extend(self.brokers.values().cloned().map(MetadataRecord::Broker));
+        records.extend(self.topics.values().map(|topic| MetadataRecord::Topic {
+            topic: (**topic).clone(),
+            first_replica: self.first_replicas.get(&topic.id).copied().unwrap_or(FIRST_REPLICA),
+        }));
+        records
     }
 
     fn apply_batch(&mut self, batch: &RecordBatch) -> Result<(), ReplicationError> {
@@ -235,6 +270,8 @@ pub(crate) enum MetadataRecord {
     TopicDeleted { id: Uuid },
     /// Producer ids below are given out.
     ProducerIds { next: i64 },
+    /// Numbers of replicas below are given out.
+    Replicas { next: u64 },
 }
 
 const VERSION: u16 = 0;
@@ -257,6 +294,7 @@ impl MetadataRecord {
             Self::Topic { .. } => 3,
             Self::TopicDeleted { .. } => 4,
             Self::ProducerIds { .. } => 5,
+            Self::Replicas { .. } => 6,
         });
         out.put_u16(VERSION);
         match self {
@@ -291,6 +329,7 @@ impl MetadataRecord {
             }
             Self::TopicDeleted { id } => out.put_slice(id.as_bytes()),
             Self::ProducerIds { next } => out.put_i64(*next),
+            Self::Replicas { next } => out.put_u64(*next),
         }
         out
     }
@@ -327,6 +366,7 @@ impl MetadataRecord {
             }
             4 => Self::TopicDeleted { id: get_uuid(bytes)? },
             5 => Self::ProducerIds { next: bytes.try_get_i64()? },
+            6 => Self::Replicas { next: bytes.try_get_u64()? },
             _ => return Err(malformed(format!("record of kind {kind}, which this binary does not know"))),
         };
         match bytes.is_empty() {
@@ -395,6 +435,7 @@ mod tests {
             MetadataRecord::Topic { topic: topic("a", 5), first_replica: 9 },
             MetadataRecord::TopicDeleted { id: Uuid::from_u128(5) },
             MetadataRecord::ProducerIds { next: 4000 },
+            MetadataRecord::Replicas { next: 4000 },
         ];
         for record in records {
             let bytes = record.encode();
@@ -419,6 +460,22 @@ mod tests {
         image.apply(MetadataRecord::TopicDeleted { id: a.id });
         assert!(image.topics.is_empty() && image.topics_by_id.is_empty());
         assert_eq!(image.next_replica(), first + 6);
+    }
+
+    #[test]
+    fn a_rewritten_log_says_the_same() {
+        let mut image = MetadataImage::default();
+        image.apply(MetadataRecord::Cluster { id: "abc".to_owned() });
+        image.apply(MetadataRecord::Topic { topic: topic("a", 5), first_replica: 1 << 21 });
+        image.apply(MetadataRecord::Topic { topic: topic("b", 6), first_replica: (1 << 21) + 6 });
+        image.apply(MetadataRecord::TopicDeleted { id: Uuid::from_u128(6) });
+        image.apply(MetadataRecord::ProducerIds { next: 7000 });
+        let mut again = MetadataImage::default();
+        image.to_records().into_iter().for_each(|record| again.apply(record));
+        assert_eq!(format!("{image:?}"), format!("{again:?}"));
+        assert!(!image.wants_rewrite(0));
+        image.next_offset = 10_100;
+        assert!(image.wants_rewrite(0) && !image.wants_rewrite(9_000));
     }
 
     /// Proves: A3.

@@ -42,7 +42,7 @@ use crate::{
     lane::Lane,
     metadata::{
         BrokerInfo, METADATA_REPLICA, METADATA_TOPIC, METADATA_TOPIC_ID, MetadataError, MetadataImage,
-        MetadataRecord, NewTopic, PRODUCER_ID_BLOCK, TopicInfo,
+        MetadataRecord, NewTopic, PRODUCER_ID_BLOCK, REWRITE_BATCH, TopicInfo,
     },
     partition::PartitionSetup,
     raft_log::RaftLog,
@@ -457,6 +457,14 @@ impl Node {
         self.metadata.append_committed(batch).await?;
         let mut image = (*self.metadata()).clone();
         image.catch_up(&self.metadata)?;
+        if image.wants_rewrite(self.metadata.offsets()?.log_start) {
+            let start = image.next_offset;
+            for records in image.to_records().chunks(REWRITE_BATCH) {
+                self.metadata.append_committed(MetadataRecord::batch(records, (self.options.now)())).await?;
+            }
+            self.metadata.trim(start).await?;
+            image.catch_up(&self.metadata)?;
+        }
         self.image.store(Arc::new(image));
         Ok(())
     }
