@@ -7,7 +7,7 @@
 //! | `/readyz` | 200 once clients are served |
 //! | `/healthz` | all checks as JSON, with reasons |
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::{
     Router,
@@ -16,6 +16,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use replication::Progress;
 use serde_json::json;
 
 use crate::{api::Broker, metrics};
@@ -24,6 +25,7 @@ use crate::{api::Broker, metrics};
 #[derive(Clone, Default)]
 pub struct Admin {
     broker: Arc<OnceLock<Arc<Broker>>>,
+    recovery: Arc<Mutex<Option<Progress>>>,
 }
 
 impl Admin {
@@ -31,6 +33,22 @@ impl Admin {
     pub fn started(&self, broker: Arc<Broker>) {
         // A server starts one broker.
         let _ = self.broker.set(broker);
+    }
+
+    /// How far recovery is, until the broker serves.
+    pub fn recovering(&self, progress: Progress) {
+        *self.recovery.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+    }
+
+    /// Recovery in words.
+    fn recovery(&self) -> String {
+        match *self.recovery.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => "not begun".to_owned(),
+            Some(Progress::Reading(bytes)) => format!("read {bytes} bytes of the write-ahead log"),
+            Some(Progress::Writing(bytes, of)) => format!("wrote {bytes} of {of} bytes into segments"),
+            Some(Progress::Opening(logs, of)) => format!("opened {logs} of {of} logs"),
+            Some(Progress::Syncing) => "making it durable".to_owned(),
+        }
     }
 
     fn state(&self) -> &'static str {
@@ -88,6 +106,9 @@ async fn health(State(admin): State<Admin>) -> impl IntoResponse {
         let reason =
             if offline.is_empty() { "all partitions are served".to_owned() } else { offline.join("; ") };
         checks.push(json!({ "check": "partitions", "ok": offline.is_empty(), "reason": reason }));
+    }
+    if admin.broker.get().is_none() {
+        checks.push(json!({ "check": "recovery", "ok": false, "reason": admin.recovery() }));
     }
     let healthy = checks.iter().all(|check| check["ok"] == true);
     let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -166,7 +166,7 @@ async fn serve(
         None => None,
     };
     let log_defaults = log_defaults(&config)?;
-    let options = node_options(&config, &clock, &endpoints, log_defaults.clone());
+    let options = node_options(&config, &clock, &endpoints, log_defaults.clone(), admin.clone());
     let node = Node::start(options)
         .await
         .with_context(|| format!("could not open the data directory {}", config.data_dir.display()))?;
@@ -239,6 +239,7 @@ fn node_options(
     clock: &Clock,
     endpoints: &[Endpoint],
     log_defaults: LogConfig,
+    admin: Admin,
 ) -> NodeOptions {
     let clock = clock.clone();
     let monotonic = {
@@ -254,6 +255,7 @@ fn node_options(
         now: Arc::new(move || clock.now_ms()),
         monotonic,
         entropy: Arc::new(entropy),
+        progress: Arc::new(move |progress| admin.recovering(progress)),
         broker: BrokerInfo {
             id: config.node_id,
             endpoints: endpoints

@@ -34,6 +34,7 @@ fn options(dir: &Path) -> NodeOptions {
             let seed = seed.fetch_add(0x9e37_79b9_7f4a_7c15, std::sync::atomic::Ordering::Relaxed);
             (seed ^ (seed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
         }),
+        progress: Arc::new(|_| {}),
         broker: BrokerInfo { id: 1, endpoints: Vec::new(), rack: None },
         log_defaults: LogConfig::default(),
     }

@@ -48,7 +48,7 @@ use std::sync::{Mutex, MutexGuard};
 pub use completion::{Acks, AppendResult, Appended, Completion, CompletionQueue};
 pub use error::ReplicationError;
 pub use flusher::FlusherStats;
-pub use log_store::log::Waiting;
+pub use log_store::{log::Waiting, recovery::Progress};
 pub use node::{Node, NodeOptions};
 pub use partition::{FetchWaiter, Isolation, Offsets, Partition, ReadOutcome};
 

@@ -70,6 +70,8 @@ pub struct NodeOptions {
     pub monotonic: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// Entropy: a fresh random number each call.
     pub entropy: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Told how far recovery is, while it runs.
+    pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
     /// This broker as the metadata names it.
     pub broker: BrokerInfo,
     /// Default topic configuration: what topics that set nothing get.
@@ -641,7 +643,17 @@ impl Opened {
         };
         let mut directory = DataDirectory::open(Arc::clone(&options.disk), &options.data_dir, &opener)?;
         let pool = SegmentPool::new(Arc::clone(&options.disk), PoolLimits::default());
-        let mut progress = |progress: Progress| tracing::debug!(?progress, "recovering");
+        let directory_is_fresh = directory.is_fresh();
+        let mut phase = None;
+        let mut progress = |progress: Progress| {
+            // each phase once, and only where it has something to do
+            let begins =
+                phase.replace(std::mem::discriminant(&progress)) != Some(std::mem::discriminant(&progress));
+            if begins && !directory_is_fresh {
+                tracing::info!(?progress, "recovering");
+            }
+            (options.progress)(progress);
+        };
         let recovered = recovery::recover(
             &pool,
             &mut directory,
