@@ -4,7 +4,12 @@
 //! from the counters and watermarks at the time of the scrape, so that counting costs one relaxed atomic and a scrape
 //! of ten thousand partitions no lock.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
@@ -202,8 +207,68 @@ pub fn render(broker: &Broker) -> String {
     if broker.config.metrics_partition_level != PartitionLevel::Off {
         partitions(broker, &mut families);
     }
+    groups(broker, &mut families);
     families.write(&mut out);
     out
+}
+
+fn groups(broker: &Broker, families: &mut Families) {
+    let mut sums: BTreeMap<(Arc<str>, Arc<str>), (i64, i64)> = BTreeMap::new();
+    let mut by_group: BTreeMap<Arc<str>, (i64, i64)> = BTreeMap::new();
+    for lag in broker.coordinators.lags(broker) {
+        let number = lag.partition.to_string();
+        let labels = [("consumergroup", &*lag.group), ("topic", &*lag.topic), ("partition", number.as_str())];
+        families.add(
+            "kafka_consumergroup_current_offset",
+            "gauge",
+            "Committed offset",
+            &labels,
+            lag.committed,
+        );
+        families.add("kafka_consumergroup_lag", "gauge", "Messages not read so far", &labels, lag.lag);
+        let sum = sums.entry((Arc::clone(&lag.group), Arc::clone(&lag.topic))).or_default();
+        *sum = (sum.0 + lag.committed, sum.1 + lag.lag);
+        let of_group = by_group.entry(lag.group).or_default();
+        *of_group = (of_group.0.max(lag.lag), of_group.1 + lag.lag);
+    }
+    for ((group, topic), (committed, lag)) in &sums {
+        let labels = [("consumergroup", &**group), ("topic", &**topic)];
+        families.add(
+            "kafka_consumergroup_current_offset_sum",
+            "gauge",
+            "Committed offsets of a topic",
+            &labels,
+            committed,
+        );
+        families.add(
+            "kafka_consumergroup_lag_sum",
+            "gauge",
+            "Messages of a topic not read so far",
+            &labels,
+            lag,
+        );
+    }
+    for (group, (max, sum)) in &by_group {
+        let labels = [("group", &**group)];
+        families.add(
+            "alluvium_consumer_group_lag_max",
+            "gauge",
+            "Largest lag of a partition, messages",
+            &labels,
+            max,
+        );
+        families.add(
+            "alluvium_consumer_group_lag_sum",
+            "gauge",
+            "Lag over all partitions, messages",
+            &labels,
+            sum,
+        );
+    }
+    for (group, members) in broker.coordinators.members(broker) {
+        let labels = [("consumergroup", &*group)];
+        families.add("kafka_consumergroup_members", "gauge", "Members of a group", &labels, members);
+    }
 }
 
 fn brokers(broker: &Broker, families: &mut Families) {

@@ -77,7 +77,11 @@ async fn delete(broker: &Arc<Broker>, topic: &DeleteTopicState) -> Result<(Str, 
     // In a task of its own: a deletion that began goes on when the client leaves.
     let deletion = tokio::spawn({
         let (broker, id) = (Arc::clone(broker), info.id);
-        async move { broker.node.delete_topic(id).await }
+        async move {
+            let deleted = broker.node.delete_topic(id).await;
+            broker.coordinators.topics_changed(&broker);
+            deleted
+        }
     });
     match deletion.await {
         Ok(Ok(())) => Ok((Str::from(&*info.name), info.id)),
