@@ -17,6 +17,7 @@ pub mod log;
 pub mod mmap;
 pub mod offset_index;
 pub mod producer_state;
+pub mod raft_file;
 pub mod record;
 pub mod recovery;
 pub mod retention;
