@@ -1,8 +1,38 @@
-//! One segment: a `.log` file with its indexes and its `.raft` file.
+//! One segment: a `.log` file with its indexes and its `.raft` file, and the pool of what is open.
+//!
+//! ```text
+//!   active   batches are appended; its file stays open, its indexes are in memory
+//!     │ roll
+//!   rolled   nothing is appended any more, but bytes may still be on their way to the file
+//!     │ all bytes written: a worker writes .index .timeindex .raft
+//!   sealed   file, map and indexes live in the pool while they are used
+//! ```
+//! A segment begins to exist in memory; its files are made when its first batch is written.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
-use crate::{LogStoreError, disk::Disk};
+use bytes::Bytes;
+
+use crate::{
+    BatchHeader, LogId, LogStoreError,
+    batch::{self, HEADER_BYTES},
+    disk::{Access, Disk, DiskFile},
+    log::Waiting,
+    offset_index::{OFFSET_ENTRY_BYTES, OffsetIndex, OffsetIndexEntry},
+    raft_file::{
+        IndexSums, RAFT_ORDINALS_AT, RaftFileError, RaftHead, RaftSummary, SegmentOwner, SegmentStats,
+    },
+    time_index::{TIME_ENTRY_BYTES, TimeIndex, TimeIndexEntry},
+};
 
 /// How much a node keeps open for reading.
 #[derive(Clone, Copy, Debug)]
@@ -20,47 +50,285 @@ impl Default for PoolLimits {
 }
 
 /// The disk, and what of all logs of a node is open on it: files, maps and indexes of sealed segments, the least recently
-/// used closed first.
+/// used closed first. What was closed while a reader holds it lives on as long as the reader does.
 #[derive(Debug)]
 pub struct SegmentPool {
     disk: Arc<dyn Disk>,
+    limits: PoolLimits,
+    next_key: AtomicU64,
+    open: Mutex<OpenSegments>,
+}
+
+#[derive(Debug, Default)]
+struct OpenSegments {
+    by_key: HashMap<u64, (Arc<OpenSegment>, u64)>,
+    by_age: BTreeMap<u64, u64>,
+    clock: u64,
+    index_bytes: usize,
 }
 
 impl SegmentPool {
     /// An empty pool.
-    pub fn new(disk: Arc<dyn Disk>, _limits: PoolLimits) -> Arc<Self> {
-        Arc::new(Self { disk })
+    pub fn new(disk: Arc<dyn Disk>, limits: PoolLimits) -> Arc<Self> {
+        Arc::new(Self { disk, limits, next_key: AtomicU64::new(0), open: Mutex::default() })
     }
 
     /// The disk.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
     }
+
+    /// How many segments are open in the pool (the active ones are not in it).
+    pub fn open_segments(&self) -> usize {
+        lock(&self.open).by_key.len()
+    }
+
+    fn find(&self, key: u64) -> Option<Arc<OpenSegment>> {
+        let mut open = lock(&self.open);
+        open.clock += 1;
+        let now = open.clock;
+        let (segment, age) = open.by_key.get_mut(&key)?;
+        let before = std::mem::replace(age, now);
+        let segment = Arc::clone(segment);
+        open.by_age.remove(&before);
+        open.by_age.insert(now, key);
+        Some(segment)
+    }
+
+    fn insert(&self, key: u64, segment: Arc<OpenSegment>) {
+        self.remove(key);
+        let mut open = lock(&self.open);
+        open.clock += 1;
+        let now = open.clock;
+        open.index_bytes += segment.index_bytes();
+        open.by_key.insert(key, (segment, now));
+        open.by_age.insert(now, key);
+        self.shrink(&mut open, key);
+    }
+
+    fn remove(&self, key: u64) {
+        let mut open = lock(&self.open);
+        if let Some((segment, age)) = open.by_key.remove(&key) {
+            open.by_age.remove(&age);
+            open.index_bytes = open.index_bytes.saturating_sub(segment.index_bytes());
+        }
+    }
+
+    /// The index of an open segment was read.
+    fn note_index(&self, key: u64, segment: &OpenSegment, bytes: usize) {
+        let mut open = lock(&self.open);
+        segment.index_bytes.store(bytes, Ordering::Relaxed);
+        if open.by_key.get(&key).is_some_and(|(pooled, _)| std::ptr::eq(&**pooled, segment)) {
+            open.index_bytes += bytes;
+            self.shrink(&mut open, key);
+        }
+    }
+
+    fn shrink(&self, open: &mut OpenSegments, newest: u64) {
+        while open.by_key.len() > self.limits.open_segments || open.index_bytes > self.limits.index_bytes {
+            let Some((age, key)) = open.by_age.first_key_value().map(|(age, key)| (*age, *key)) else {
+                return;
+            };
+            if key == newest {
+                return;
+            }
+            open.by_age.remove(&age);
+            if let Some((segment, _)) = open.by_key.remove(&key) {
+                open.index_bytes = open.index_bytes.saturating_sub(segment.index_bytes());
+            }
+        }
+    }
+}
+
+/// The indexes of one segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SegmentIndex {
+    pub(crate) offsets: OffsetIndex,
+    pub(crate) times: TimeIndex,
+}
+
+impl SegmentIndex {
+    fn memory(&self) -> usize {
+        self.offsets.len() * size_of::<OffsetIndexEntry>() + self.times.len() * size_of::<TimeIndexEntry>()
+    }
+
+    /// Takes the next batch of a segment into `stats` and the indexes: all that is known of a segment comes from here,
+    /// whether it is appended or walked.
+    pub(crate) fn add(
+        &mut self,
+        stats: &mut SegmentStats,
+        base_offset: i64,
+        head: &[u8; HEADER_BYTES],
+        header: &BatchHeader,
+        interval: u64,
+        append_ms: i64,
+    ) {
+        let last_offset = header.last_offset();
+        let relative_offset = relative(last_offset, base_offset);
+        if header.max_timestamp > stats.largest_timestamp {
+            stats.largest_timestamp = header.max_timestamp;
+            stats.largest_timestamp_offset = last_offset;
+        }
+        let indexed = self.offsets.last().map_or(0, |entry| u64::from(entry.position));
+        if stats.bytes - indexed > interval
+            && let Ok(position) = u32::try_from(stats.bytes)
+        {
+            self.offsets.push(OffsetIndexEntry { relative_offset, position, ordinal: stats.batches });
+            self.times.push(TimeIndexEntry {
+                timestamp: stats.largest_timestamp,
+                relative_offset: relative(stats.largest_timestamp_offset, base_offset),
+            });
+        }
+        if stats.batches == 0 {
+            stats.first_timestamp = header.max_timestamp;
+            stats.first_append_ms = append_ms;
+        }
+        stats.last_append_ms = append_ms;
+        stats.batches += 1;
+        stats.bytes += header.size() as u64;
+        stats.end_offset = last_offset + 1;
+        let mut crc = crc32fast::Hasher::new_with_initial(stats.headers_crc);
+        crc.update(head);
+        stats.headers_crc = crc.finalize();
+    }
+
+    /// The last entry of the time index, which says how late the segment's records are.
+    pub(crate) fn close(&mut self, stats: &SegmentStats, base_offset: i64) {
+        self.times.push(TimeIndexEntry {
+            timestamp: stats.largest_timestamp,
+            relative_offset: relative(stats.largest_timestamp_offset, base_offset),
+        });
+    }
+}
+
+/// An offset within its segment. A segment ends before its offsets exceed its base by 2^31 - 1.
+pub(crate) fn relative(offset: i64, base_offset: i64) -> u32 {
+    u32::try_from(offset.saturating_sub(base_offset).max(0)).unwrap_or(u32::MAX)
+}
+
+/// An open `.log` file, its map once it was read, and the indexes of a sealed segment once they were needed.
+pub(crate) struct OpenSegment {
+    pub(crate) file: Arc<dyn DiskFile>,
+    map: Mutex<Option<Bytes>>,
+    index: Mutex<Option<Arc<SegmentIndex>>>,
+    /// Memory of `index`; apart, so that the pool need not wait while an index is read.
+    index_bytes: AtomicUsize,
+}
+
+impl fmt::Debug for OpenSegment {
+    /// Without the map: bytes that are not in the file must not be touched.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("OpenSegment").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl OpenSegment {
+    fn new(file: Arc<dyn DiskFile>) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            map: Mutex::default(),
+            index: Mutex::default(),
+            index_bytes: AtomicUsize::new(0),
+        })
+    }
+
+    fn index_bytes(&self) -> usize {
+        self.index_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Written bytes of the file: a slice of its map, or a copy where the disk has no maps. `reserve`: how far the file is
+    /// expected to grow, so that one map serves the segment for life.
+    pub(crate) fn bytes(&self, position: u64, len: usize, reserve: u64) -> io::Result<Bytes> {
+        let end = position + len as u64;
+        let mut map = lock(&self.map);
+        let mapped = match &*map {
+            Some(mapped) if mapped.len() as u64 >= end => Some(mapped.clone()),
+            _ => {
+                *map = self.file.map(0..end.max(reserve))?;
+                map.clone()
+            }
+        };
+        drop(map);
+        if let Some(mapped) = mapped {
+            let start = usize::try_from(position).map_err(io::Error::other)?;
+            return Ok(mapped.slice(start..start + len));
+        }
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, position)?;
+        Ok(bytes.into())
+    }
+
+    /// Whether a range can be sent from memory: its first and last byte are in the page cache.
+    pub(crate) fn is_resident(&self, position: u64, len: usize) -> io::Result<bool> {
+        if len == 0 {
+            return Ok(true);
+        }
+        let mut byte = [0];
+        Ok(self.file.read_resident_at(&mut byte, position)?
+            && self.file.read_resident_at(&mut byte, position + len as u64 - 1)?)
+    }
+}
+
+/// How much of the index files is written.
+#[derive(Debug, Default)]
+struct Persisted {
+    sums: IndexSums,
 }
 
 /// A segment of a log, as the flusher and the readers share it.
 #[derive(Debug)]
 pub struct Segment {
-    pub(crate) base_offset: i64,
-    pub(crate) dir: PathBuf,
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) file: std::sync::OnceLock<Arc<dyn crate::disk::DiskFile>>,
-    pub(crate) dirty: std::sync::atomic::AtomicBool,
+    base_offset: i64,
+    dir: Arc<Path>,
+    owner: SegmentOwner,
+    pool: Arc<SegmentPool>,
+    key: u64,
+    /// Open for as long as batches are written to it.
+    pinned: Mutex<Option<Arc<OpenSegment>>>,
+    /// Bytes may be unsynced.
+    dirty: AtomicBool,
+    /// Names of its files, or `.raft`, may be unsynced.
+    names: AtomicBool,
+    persisted: Mutex<Persisted>,
+}
+
+/// The files of a segment.
+const EXTENSIONS: [&str; 6] = ["log", "index", "timeindex", "txnindex", "snapshot", "raft"];
+/// Those that are made from the `.log`.
+const INDEXES: [&str; 3] = ["index", "timeindex", "raft"];
+
+/// The name of a segment's file.
+fn file_name(base_offset: i64, extension: &str) -> String {
+    format!("{base_offset:020}.{extension}")
+}
+
+/// The base offset and the extension in the name of a segment's file.
+pub(crate) fn parse_name(name: &str) -> Option<(i64, &str)> {
+    let (digits, extension) = name.split_once('.')?;
+    let is_ours = digits.len() == 20
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && EXTENSIONS.contains(&extension);
+    Some((digits.parse().ok().filter(|_| is_ours)?, extension))
 }
 
 impl Segment {
-    pub(crate) fn new(dir: PathBuf, disk: Arc<dyn Disk>, base_offset: i64) -> Arc<Self> {
-        Arc::new(Self { base_offset, dir, disk, file: Default::default(), dirty: Default::default() })
-    }
-
-    pub(crate) fn open(&self) -> Result<&Arc<dyn crate::disk::DiskFile>, LogStoreError> {
-        if let Some(file) = self.file.get() {
-            return Ok(file);
-        }
-        let path = self.path();
-        let file =
-            self.disk.open(&path, crate::disk::Access::Write).map_err(LogStoreError::io("open", &path))?;
-        Ok(self.file.get_or_init(|| file))
+    pub(crate) fn new(
+        pool: &Arc<SegmentPool>,
+        dir: &Arc<Path>,
+        owner: SegmentOwner,
+        base_offset: i64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            base_offset,
+            dir: Arc::clone(dir),
+            owner,
+            pool: Arc::clone(pool),
+            key: pool.next_key.fetch_add(1, Ordering::Relaxed),
+            pinned: Mutex::default(),
+            dirty: AtomicBool::new(false),
+            names: AtomicBool::new(false),
+            persisted: Mutex::default(),
+        })
     }
 
     /// Offset of its first record; the files are named after it.
@@ -70,7 +338,7 @@ impl Segment {
 
     /// The `.log` file.
     pub fn path(&self) -> PathBuf {
-        self.dir.join(format!("{:020}.log", self.base_offset))
+        self.file("log")
     }
 
     /// Makes its bytes, and the names of its files in the log's directory, durable; what was written before the call is
@@ -80,12 +348,514 @@ impl Segment {
     /// # Errors
     /// The system's; final (DESIGN 3.3.6).
     pub fn sync(&self) -> Result<(), LogStoreError> {
-        self.dirty.store(false, std::sync::atomic::Ordering::SeqCst);
-        if let Some(file) = self.file.get() {
-            file.sync().map_err(LogStoreError::io("sync", &self.path()))?;
-            let _ = self.disk.sync_dir(&self.dir);
+        // cleared before the sync: bytes that are written meanwhile make it dirty again
+        self.dirty.store(false, Ordering::SeqCst);
+        let names = self.names.swap(false, Ordering::SeqCst);
+        match self.handle() {
+            Ok(open) => open.file.sync().map_err(LogStoreError::io("sync", self.path()))?,
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error),
+        }
+        if names {
+            match self.pool.disk.sync_dir(&self.dir) {
+                // the partition was dropped meanwhile
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(LogStoreError::io("sync", &self.dir))?,
+            }
         }
         Ok(())
+    }
+
+    /// All names that its files may have.
+    pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        EXTENSIONS.iter().map(|extension| self.file(extension))
+    }
+
+    fn file(&self, extension: &str) -> PathBuf {
+        self.dir.join(file_name(self.base_offset, extension))
+    }
+
+    /// The open file.
+    pub(crate) fn handle(&self) -> Result<Arc<OpenSegment>, LogStoreError> {
+        if let Some(open) = &*lock(&self.pinned) {
+            return Ok(Arc::clone(open));
+        }
+        if let Some(open) = self.pool.find(self.key) {
+            return Ok(open);
+        }
+        let path = self.path();
+        let file = self.pool.disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
+        let open = OpenSegment::new(file);
+        self.pool.insert(self.key, Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// The file open for writing, made if the batch at its very start, `first`, is about to be written.
+    fn handle_for_writing(&self, first: Option<LogId>) -> Result<Arc<OpenSegment>, LogStoreError> {
+        let mut pinned = lock(&self.pinned);
+        if let Some(open) = &*pinned {
+            return Ok(Arc::clone(open));
+        }
+        let path = self.path();
+        let file = self.pool.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
+        if let Some(first) = first {
+            self.names.store(true, Ordering::SeqCst);
+            self.write_head(first)?;
+        }
+        let open = OpenSegment::new(file);
+        *pinned = Some(Arc::clone(&open));
+        drop(pinned);
+        self.pool.remove(self.key);
+        Ok(open)
+    }
+
+    fn write_head(&self, first: LogId) -> Result<(), LogStoreError> {
+        let path = self.file("raft");
+        let head = RaftHead { owner: self.owner, first, base_offset: self.base_offset };
+        let file = self.pool.disk.open(&path, Access::Replace).map_err(LogStoreError::io("open", &path))?;
+        file.write_all_at(&[IoSlice::new(&head.encode())], 0).map_err(LogStoreError::io("write", &path))
+    }
+
+    /// Writes pieces, one behind the other; tells whether the segment had no unsynced bytes before.
+    pub(crate) fn write(
+        &self,
+        first: Option<LogId>,
+        pieces: &[IoSlice<'_>],
+        position: u64,
+    ) -> Result<bool, LogStoreError> {
+        let open = self.handle_for_writing(first)?;
+        if let Err(error) = open.file.write_all_at(pieces, position) {
+            // what is there of it was never promised; the log is opened anew at its durable end
+            if let Err(error) = open.file.set_len(position) {
+                tracing::warn!(%error, path = %self.path().display(), "a write that failed could not be undone");
+            }
+            return Err(LogStoreError::io("write", self.path())(error));
+        }
+        Ok(!self.dirty.swap(true, Ordering::SeqCst))
+    }
+
+    /// Batches are not written to it any more: its file goes into the pool.
+    pub(crate) fn unpin(&self) {
+        if let Some(open) = lock(&self.pinned).take() {
+            self.pool.insert(self.key, open);
+        }
+    }
+
+    /// Closes what is open of a segment that is going away; readers that hold it may go on.
+    pub(crate) fn forget(&self) {
+        lock(&self.pinned).take();
+        self.pool.remove(self.key);
+    }
+
+    /// Cuts the file, and forgets the index files, which may say more than what is left.
+    pub(crate) fn cut(&self, bytes: u64) -> Result<(), LogStoreError> {
+        self.discard_indexes()?;
+        self.shorten(bytes)
+    }
+
+    /// Cuts the file.
+    pub(crate) fn shorten(&self, bytes: u64) -> Result<(), LogStoreError> {
+        let path = self.path();
+        if self.pool.disk.exists(&path).map_err(LogStoreError::io("look for", &path))? {
+            let file = self.pool.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
+            file.set_len(bytes).map_err(LogStoreError::io("cut", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the index files.
+    pub(crate) fn discard_indexes(&self) -> Result<(), LogStoreError> {
+        *lock(&self.persisted) = Persisted::default();
+        self.names.store(true, Ordering::SeqCst);
+        for extension in INDEXES {
+            remove_file(&*self.pool.disk, &self.file(extension))?;
+        }
+        Ok(())
+    }
+
+    /// Marks it as unsynced; tells whether it was not.
+    pub(crate) fn make_dirty(&self) -> bool {
+        !self.dirty.swap(true, Ordering::SeqCst)
+    }
+
+    /// Writes the index files and the summary of the first `stats.bytes` bytes. Entries that are there already are not
+    /// written again. Nothing is synced: what a crash leaves of it is checked, and made anew.
+    pub(crate) fn write_indexes(
+        &self,
+        first: LogId,
+        stats: &SegmentStats,
+        index: &SegmentIndex,
+        sealed: bool,
+    ) -> Result<(), LogStoreError> {
+        let mut persisted = lock(&self.persisted);
+        let before = persisted.sums;
+        // until this is done the files are in doubt
+        persisted.sums = IndexSums::default();
+        let (offset_entries, time_entries) = (before.offset_entries as usize, before.time_entries as usize);
+        let (offsets, ordinals) = index.offsets.encode_from(offset_entries);
+        let times = index.times.encode_from(time_entries);
+        let append = |crc: u32, len: usize, bytes: &[u8]| {
+            let mut hasher = crc32fast::Hasher::new_with_initial_len(crc, len as u64);
+            hasher.update(bytes);
+            hasher.finalize()
+        };
+        let count = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
+        let sums = IndexSums {
+            offset_entries: count(index.offsets.len()),
+            offset_crc: append(before.offset_crc, offset_entries * OFFSET_ENTRY_BYTES, &offsets),
+            time_entries: count(index.times.len()),
+            time_crc: append(before.time_crc, time_entries * TIME_ENTRY_BYTES, &times),
+            ordinal_crc: append(before.ordinal_crc, offset_entries * 4, &ordinals),
+        };
+        self.append_to("index", offset_entries * OFFSET_ENTRY_BYTES, &[&offsets])?;
+        self.append_to("timeindex", time_entries * TIME_ENTRY_BYTES, &[&times])?;
+        let head = RaftHead { owner: self.owner, first, base_offset: self.base_offset }.encode();
+        let summary = RaftSummary { sealed, stats: *stats, sums }.encode();
+        self.append_to("raft", RAFT_ORDINALS_AT + offset_entries * 4, &[&ordinals])?;
+        let path = self.file("raft");
+        let file = self.pool.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
+        file.write_all_at(&[IoSlice::new(&head), IoSlice::new(&summary)], 0)
+            .map_err(LogStoreError::io("write", &path))?;
+        self.names.store(true, Ordering::SeqCst);
+        persisted.sums = sums;
+        Ok(())
+    }
+
+    /// Writes bytes at the end of an index file, which is at `position` whatever the file holds.
+    fn append_to(&self, extension: &str, position: usize, pieces: &[&[u8]]) -> Result<(), LogStoreError> {
+        let path = self.file(extension);
+        let file = self.pool.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
+        let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        file.write_all_at(&slices, position as u64).map_err(LogStoreError::io("write", &path))?;
+        let end = (position + pieces.iter().map(|piece| piece.len()).sum::<usize>()) as u64;
+        if file.len().map_err(LogStoreError::io("measure", &path))? > end {
+            file.set_len(end).map_err(LogStoreError::io("cut", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the `.raft` file: its head, and the summary if there is one to be believed.
+    ///
+    /// # Errors
+    /// Where it belongs to another replica, or a newer version wrote it.
+    pub(crate) fn read_raft_file(&self) -> Result<RaftFile, LogStoreError> {
+        let path = self.file("raft");
+        let bytes = match read_file(&*self.pool.disk, &path)? {
+            Some(bytes) => bytes,
+            None => return Ok(RaftFile::default()),
+        };
+        let head = match RaftHead::decode(&bytes) {
+            Ok(head) => head,
+            Err(RaftFileError::Damaged) => return Ok(RaftFile::default()),
+            Err(RaftFileError::Version(_)) => {
+                return Err(LogStoreError::Refused(format!(
+                    "{} was written by a newer version; start that one, or restore a backup of this one",
+                    path.display()
+                )));
+            }
+        };
+        if head.owner != self.owner || head.base_offset != self.base_offset {
+            return Err(LogStoreError::Corrupt {
+                path,
+                position: 0,
+                reason: format!("it belongs to {:?}, not to {:?}", head.owner, self.owner),
+            });
+        }
+        let ordinals = bytes.get(RAFT_ORDINALS_AT..).unwrap_or_default().to_vec();
+        Ok(RaftFile { head: Some(head), summary: RaftSummary::decode(&bytes), ordinals })
+    }
+
+    /// Reads the index files that belong to a summary; `None` where they do not fit it.
+    pub(crate) fn read_index(&self, raft: &RaftFile) -> Result<Option<SegmentIndex>, LogStoreError> {
+        let Some(summary) = &raft.summary else { return Ok(None) };
+        let sums = summary.sums;
+        let read = |extension: &str, entries: u32, entry_bytes: usize, crc: u32| {
+            let bytes = read_file(&*self.pool.disk, &self.file(extension))?.unwrap_or_default();
+            Ok::<_, LogStoreError>(checked(bytes, entries as usize * entry_bytes, crc))
+        };
+        let offsets = read("index", sums.offset_entries, OFFSET_ENTRY_BYTES, sums.offset_crc)?;
+        let times = read("timeindex", sums.time_entries, TIME_ENTRY_BYTES, sums.time_crc)?;
+        let ordinals = checked(raft.ordinals.clone(), sums.offset_entries as usize * 4, sums.ordinal_crc);
+        let (Some(offsets), Some(times), Some(ordinals)) = (offsets, times, ordinals) else {
+            return Ok(None);
+        };
+        let index = OffsetIndex::decode(&offsets, &ordinals, summary.stats.bytes)
+            .and_then(|offsets| Ok(SegmentIndex { offsets, times: TimeIndex::decode(&times)? }));
+        if index.is_ok() {
+            lock(&self.persisted).sums = sums;
+        }
+        Ok(index.ok())
+    }
+
+    /// The indexes of a sealed segment, from its files; where these are in doubt they are made anew from the `.log`.
+    pub(crate) fn index(
+        &self,
+        stats: &SegmentStats,
+        first: Option<LogId>,
+        interval: u64,
+    ) -> Result<Arc<SegmentIndex>, LogStoreError> {
+        let open = self.handle()?;
+        let mut cached = lock(&open.index);
+        if let Some(index) = &*cached {
+            return Ok(Arc::clone(index));
+        }
+        let raft = self.read_raft_file()?;
+        let known = match raft.summary {
+            Some(summary)
+                if summary.stats.bytes == stats.bytes && summary.stats.headers_crc == stats.headers_crc =>
+            {
+                self.read_index(&raft)?
+            }
+            _ => None,
+        };
+        let index = match known {
+            Some(index) => index,
+            None => {
+                tracing::info!(path = %self.path().display(), "indexes are made anew");
+                let (walked, index) = self.rebuild(&open, stats.bytes, interval, stats.last_append_ms)?;
+                if let Some(first) = first {
+                    *lock(&self.persisted) = Persisted::default();
+                    let walked = SegmentStats { first_append_ms: stats.first_append_ms, ..walked };
+                    if let Err(error) = self.write_indexes(first, &walked, &index, true) {
+                        tracing::warn!(%error, "indexes could not be written, they are made anew when needed");
+                    }
+                }
+                index
+            }
+        };
+        let index = Arc::new(index);
+        *cached = Some(Arc::clone(&index));
+        drop(cached);
+        self.pool.note_index(self.key, &open, index.memory());
+        Ok(index)
+    }
+
+    /// Walks the first `bytes` bytes of the file.
+    pub(crate) fn rebuild(
+        &self,
+        open: &OpenSegment,
+        bytes: u64,
+        interval: u64,
+        append_ms: i64,
+    ) -> Result<(SegmentStats, SegmentIndex), LogStoreError> {
+        let mut stats = SegmentStats::empty(self.base_offset);
+        let mut index = SegmentIndex::default();
+        let mut walk =
+            HeaderWalk::new(self.path(), open, 0, 0, bytes).expecting(self.base_offset).reading(64 << 10);
+        while let Some(found) = walk.next_waiting()? {
+            index.add(&mut stats, self.base_offset, &found.head, &found.header, interval, append_ms);
+        }
+        index.close(&stats, self.base_offset);
+        Ok((stats, index))
+    }
+}
+
+/// What a `.raft` file holds.
+#[derive(Debug, Default)]
+pub(crate) struct RaftFile {
+    pub(crate) head: Option<RaftHead>,
+    pub(crate) summary: Option<RaftSummary>,
+    ordinals: Vec<u8>,
+}
+
+/// The first `len` bytes, if they are there and have this CRC-32.
+fn checked(mut bytes: Vec<u8>, len: usize, crc: u32) -> Option<Vec<u8>> {
+    if bytes.len() < len {
+        return None;
+    }
+    bytes.truncate(len);
+    (crc32fast::hash(&bytes) == crc).then_some(bytes)
+}
+
+/// A file's content, or `None` where there is no such file.
+fn read_file(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, LogStoreError> {
+    match disk.open(path, Access::Read) {
+        Ok(file) => file.read_all().map(Some).map_err(LogStoreError::io("read", path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LogStoreError::io("open", path)(error)),
+    }
+}
+
+/// Removes a file; one that is not there is no error.
+pub(crate) fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), LogStoreError> {
+    match disk.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(LogStoreError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_missing(error: &LogStoreError) -> bool {
+    matches!(error, LogStoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A batch that a walk came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) position: u64,
+    /// Batches of the segment before it.
+    pub(crate) ordinal: u32,
+    pub(crate) head: [u8; HEADER_BYTES],
+    pub(crate) header: BatchHeader,
+}
+
+/// Why a walk stopped.
+#[derive(Debug)]
+pub(crate) enum WalkError {
+    /// The next header is not in the page cache.
+    WouldWait,
+    Failed(LogStoreError),
+}
+
+impl From<LogStoreError> for WalkError {
+    fn from(error: LogStoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Reads the headers of a segment one after the other, by pieces large enough to hold many small batches, and jumps over
+/// what it does not need of large ones.
+#[derive(Debug)]
+pub(crate) struct HeaderWalk<'a> {
+    path: PathBuf,
+    open: &'a OpenSegment,
+    position: u64,
+    ordinal: u32,
+    end: u64,
+    expected_offset: Option<i64>,
+    piece: usize,
+    buffer: Vec<u8>,
+    buffer_at: u64,
+    waiting: Waiting,
+}
+
+impl<'a> HeaderWalk<'a> {
+    /// A walk from the batch at `position`, which is number `ordinal` of its segment, up to `end`.
+    pub(crate) fn new(path: PathBuf, open: &'a OpenSegment, position: u64, ordinal: u32, end: u64) -> Self {
+        Self {
+            path,
+            open,
+            position,
+            ordinal,
+            end,
+            expected_offset: None,
+            piece: 4096,
+            buffer: Vec::new(),
+            buffer_at: 0,
+            waiting: Waiting::ForDisk,
+        }
+    }
+
+    /// The base offset that the first batch must have.
+    pub(crate) fn expecting(mut self, offset: i64) -> Self {
+        self.expected_offset = Some(offset);
+        self
+    }
+
+    /// Bytes to read at a time.
+    pub(crate) fn reading(mut self, piece: usize) -> Self {
+        self.piece = piece;
+        self
+    }
+
+    pub(crate) fn waiting(mut self, waiting: Waiting) -> Self {
+        self.waiting = waiting;
+        self
+    }
+
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next batch, `None` at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<Found>, WalkError> {
+        if self.position >= self.end {
+            return Ok(None);
+        }
+        if self.position + HEADER_BYTES as u64 > self.end {
+            return Err(self.damaged("it ends inside of a header").into());
+        }
+        let mut head = [0; HEADER_BYTES];
+        head.copy_from_slice(self.slice(HEADER_BYTES)?);
+        let header = BatchHeader::parse(&head).map_err(|error| self.damaged(&error.to_string()))?;
+        if let Some(expected) = self.expected_offset
+            && header.base_offset != expected
+        {
+            return Err(self
+                .damaged(&format!("a batch begins at offset {}, expected was {expected}", header.base_offset))
+                .into());
+        }
+        if header.last_offset_delta < 0 || self.position + header.size() as u64 > self.end {
+            return Err(self.damaged("its last batch is not whole").into());
+        }
+        let found = Found { position: self.position, ordinal: self.ordinal, head, header };
+        self.position += header.size() as u64;
+        self.ordinal += 1;
+        self.expected_offset = Some(header.next_offset());
+        Ok(Some(found))
+    }
+
+    /// [`HeaderWalk::next`] of a walk that waits for the disk.
+    pub(crate) fn next_waiting(&mut self) -> Result<Option<Found>, LogStoreError> {
+        self.next().map_err(|error| match error {
+            WalkError::Failed(error) => error,
+            WalkError::WouldWait => self.damaged("a walk that may wait would not"),
+        })
+    }
+
+    /// The bytes of the batch that was found last, whose CRC is checked.
+    pub(crate) fn body(&mut self, found: &Found) -> Result<&[u8], LogStoreError> {
+        let after = self.position;
+        self.position = found.position;
+        let size = found.header.size();
+        let checked = match self.slice(size) {
+            Ok(bytes) => batch::crc32c(&bytes[21..]) == found.header.crc,
+            Err(WalkError::Failed(error)) => return Err(error),
+            Err(WalkError::WouldWait) => false,
+        };
+        if !checked {
+            return Err(self.damaged("the checksum of a batch does not match"));
+        }
+        self.position = after;
+        let start = (found.position - self.buffer_at) as usize;
+        Ok(&self.buffer[start..start + size])
+    }
+
+    /// Bytes at the position, read if the buffer does not hold them.
+    fn slice(&mut self, len: usize) -> Result<&[u8], WalkError> {
+        let (start, end) = (self.position, self.position + len as u64);
+        if start < self.buffer_at || end > self.buffer_at + self.buffer.len() as u64 {
+            let wanted = (self.end - start).min(self.piece.max(len) as u64) as usize;
+            self.buffer.resize(wanted, 0);
+            self.buffer_at = start;
+            let read = match self.waiting {
+                Waiting::ForDisk => self.open.file.read_at(&mut self.buffer, start),
+                Waiting::Never => match self.open.file.read_resident_at(&mut self.buffer, start) {
+                    Ok(true) => Ok(wanted),
+                    Ok(false) => {
+                        self.buffer.clear();
+                        return Err(WalkError::WouldWait);
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let read = read.map_err(LogStoreError::io("read", &self.path))?;
+            self.buffer.truncate(read);
+            if read < len {
+                return Err(self.damaged("bytes that were promised are missing").into());
+            }
+        }
+        let at = (start - self.buffer_at) as usize;
+        Ok(&self.buffer[at..at + len])
+    }
+
+    pub(crate) fn damaged(&self, reason: &str) -> LogStoreError {
+        LogStoreError::Corrupt { path: self.path.clone(), position: self.position, reason: reason.to_owned() }
     }
 }
 
@@ -96,7 +866,7 @@ pub struct SegmentSummary {
     pub base_offset: i64,
     /// Offset behind its last record.
     pub end_offset: i64,
-    /// Raft index of its first batch, if it has one.
+    /// Raft index of its first batch above the floor, if it has one.
     pub first_index: Option<u64>,
     /// Bytes in its `.log`.
     pub size: u64,

@@ -945,7 +945,7 @@ impl Partition {
             Work::record(WalRecord::Snapshot { replica, snapshot }, AfterDurable::Tell(sender))
         } else {
             let next_offset = contents.next_offset;
-            let files = self.log().install(last, next_offset);
+            let files = self.log().install(last, next_offset).map_err(std::io::Error::other)?;
             Work::record(
                 WalRecord::Installed { replica, log_id: last, snapshot, next_offset },
                 AfterDurable::Remove(files, sender),

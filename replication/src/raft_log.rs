@@ -341,7 +341,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             let next_offset = log.next_offset();
             let replica = self.partition.replica();
             let (sender, receiver) = oneshot::channel();
-            let files = log.install(upto, next_offset);
+            let files = log.install(upto, next_offset).map_err(read_failed)?;
             let record =
                 WalRecord::Installed { replica, log_id: upto, snapshot: Default::default(), next_offset };
             self.push(Work::record(record, AfterDurable::Remove(files, sender)));
@@ -351,7 +351,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             self.partition.fail("openraft wanted to purge a log beyond its end");
             return Err(io::Error::other(format!("purge to {upto:?} above the end {:?}", log.last_log_id())));
         }
-        let (offset, files) = log.purge(upto);
+        let (offset, files) = log.purge(upto).map_err(read_failed)?;
         let replica = self.partition.replica();
         if let Some(snapshot) = self.partition.snapshot() {
             self.push(Work::record(

@@ -1,0 +1,418 @@
+//! A log against a model of it, and single behaviours that a random run rarely meets.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    ReplicaId, WalRecord,
+    batch::BatchBuilder,
+    compression::Codec,
+    disk::{Disk, RealDisk},
+    segment::PoolLimits,
+};
+
+/// An entry as the model knows it: `records` timestamps, none of them for a control entry.
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    log_id: LogId,
+    offset: i64,
+    records: Vec<i64>,
+}
+
+impl Known {
+    fn next_offset(&self) -> i64 {
+        self.offset + self.records.len() as i64
+    }
+}
+
+fn batch_of(timestamps: &[i64], padding: usize, codec: Codec) -> RecordBatch {
+    let mut builder = BatchBuilder::new(codec);
+    let value = vec![b'x'; padding];
+    for timestamp in timestamps {
+        builder.append(*timestamp, None, Some(&value), &[]);
+    }
+    builder.build()
+}
+
+fn pool(disk: &Arc<dyn Disk>, limits: PoolLimits) -> Arc<SegmentPool> {
+    SegmentPool::new(Arc::clone(disk), limits)
+}
+
+/// A log with what its node would keep for it.
+struct Node {
+    dir: PathBuf,
+    pool: Arc<SegmentPool>,
+    config: LogConfig,
+    log: Arc<Log>,
+    state: GroupState,
+    unchecked: LogEnd,
+    queue: Vec<QueuedWrite>,
+    entries: Vec<Known>,
+    floor: Option<LogId>,
+    floor_offset: i64,
+    term: u64,
+    applied: usize,
+    dirty: Vec<Arc<Segment>>,
+}
+
+impl Node {
+    fn new(dir: &Path, config: LogConfig) -> Self {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let pool = pool(&disk, PoolLimits { open_segments: 2, index_bytes: 64 });
+        let state = GroupState::new(ReplicaId(3), Uuid::from_u128(7), "orders".to_owned(), 0);
+        let dir = dir.join("orders-0");
+        let log = Log::create(&pool, &dir, &state, config.clone()).unwrap();
+        let (unchecked, queue) = (state.end, Vec::new());
+        Self {
+            dir,
+            pool,
+            config,
+            log,
+            state,
+            unchecked,
+            queue,
+            entries: Vec::new(),
+            floor: None,
+            floor_offset: 0,
+            term: 1,
+            applied: 0,
+            dirty: Vec::new(),
+        }
+    }
+
+    fn next_index(&self) -> u64 {
+        self.last().map_or(0, |last| last.index + 1)
+    }
+
+    fn next_offset(&self) -> i64 {
+        self.entries.last().map_or(self.floor_offset, Known::next_offset)
+    }
+
+    fn last(&self) -> Option<LogId> {
+        self.entries.last().map(|entry| entry.log_id).or(self.floor)
+    }
+
+    /// Appends a batch of these timestamps, or a control entry.
+    fn append(&mut self, timestamps: &[i64], padding: usize) {
+        self.append_batch(timestamps, batch_of(timestamps, padding, Codec::None));
+    }
+
+    fn append_batch(&mut self, timestamps: &[i64], batch: RecordBatch) {
+        let log_id = LogId { term: self.term, index: self.next_index() };
+        let offset = self.next_offset();
+        let entry = match timestamps {
+            [] => Entry::Control { log_id, payload: Bytes::from(log_id.index.to_string()) },
+            _ => Entry::Batch { log_id, batch },
+        };
+        self.log.append([entry], 1_000_000, &mut self.queue);
+        self.entries.push(Known { log_id, offset, records: timestamps.to_vec() });
+    }
+
+    fn record(&mut self, record: &WalRecord) {
+        self.state.fold(record).unwrap();
+    }
+
+    /// Writes the first entries of the queue; makes them durable unless only `written`.
+    fn flush(&mut self, count: usize, only_written: bool) {
+        let count = count.min(self.queue.len());
+        let writes: Vec<QueuedWrite> = self.queue[..count].to_vec();
+        write_to_segments(&writes, &mut self.dirty).unwrap();
+        let ids = writes.iter().map(|write| match write {
+            QueuedWrite::Control { log_id, .. } | QueuedWrite::Batch { log_id, .. } => *log_id,
+        });
+        let Some(last) = ids.max() else { return };
+        self.log.written(last.index);
+        if only_written {
+            return;
+        }
+        self.queue.drain(..count);
+        for write in writes {
+            let replica = self.state.replica;
+            self.record(&match write {
+                QueuedWrite::Control { log_id, offset, payload } => {
+                    WalRecord::Control { replica, log_id, offset, payload }
+                }
+                QueuedWrite::Batch { log_id, segment, position, batch } => WalRecord::Batch {
+                    replica,
+                    index: log_id.index,
+                    segment: segment.base_offset(),
+                    position,
+                    batch,
+                },
+            });
+        }
+        self.log.durable(last);
+        if self.log.has_rolled() {
+            self.log.finish_rolled().unwrap();
+        }
+    }
+
+    fn apply(&mut self, part: usize) {
+        let durable = self.entries.len() - self.queue.len().min(self.entries.len());
+        self.applied = self.applied.max(durable * part / 255);
+        if let Some(entry) = self.applied.checked_sub(1).and_then(|at| self.entries.get(at)) {
+            self.log.applied(entry.log_id);
+        }
+    }
+
+    fn truncate(&mut self, part: usize) {
+        let kept = self.applied + (self.entries.len() - self.applied) * part / 255;
+        if kept == self.entries.len() {
+            return;
+        }
+        self.entries.truncate(kept);
+        let end = self.log.truncate_after(self.entries.last().map(|entry| entry.log_id)).unwrap();
+        self.flush_stale();
+        let after = self.last();
+        self.record(&WalRecord::Cut { replica: self.state.replica, after, end });
+        if (end.segment, end.position) < (self.unchecked.segment, self.unchecked.position) {
+            self.unchecked = end;
+        }
+        self.log.cut_files(&mut self.dirty).unwrap();
+        self.term += 1;
+    }
+
+    /// What was queued before a truncation goes its way, and is cut off behind it.
+    fn flush_stale(&mut self) {
+        self.flush(usize::MAX, false);
+    }
+
+    fn purge(&mut self, part: usize) {
+        self.flush(usize::MAX, false);
+        let gone = self.entries.len() * part / 255;
+        let Some(last) = gone.checked_sub(1).map(|at| self.entries[at].clone()) else { return };
+        self.entries.drain(..gone);
+        self.applied = self.applied.saturating_sub(gone);
+        (self.floor, self.floor_offset) = (Some(last.log_id), last.next_offset());
+        let (offset, files) = self.log.purge(last.log_id).unwrap();
+        assert_eq!(offset, self.floor_offset);
+        self.record(&WalRecord::Purge { replica: self.state.replica, floor: last.log_id, offset });
+        for file in files {
+            remove_file(&RealDisk, &file).unwrap();
+        }
+        self.log.set_log_start(offset);
+        self.state.clamp(self.state.committed, offset);
+    }
+
+    fn checkpoint(&mut self) {
+        self.log.write_indexes().unwrap();
+        self.dirty.drain(..).for_each(|segment| segment.sync().unwrap());
+        self.unchecked = self.state.end;
+    }
+
+    /// Opens the log at its durable end; what was not durable is gone.
+    fn reopen(&mut self) {
+        self.dirty.clear();
+        let lost = self.queue.len();
+        self.queue.clear();
+        self.entries.truncate(self.entries.len() - lost);
+        self.term += u64::from(lost > 0);
+        self.log = Log::open(
+            &self.pool,
+            &self.dir,
+            &self.state,
+            Some(&self.unchecked),
+            self.config.clone(),
+            2_000_000,
+        )
+        .unwrap();
+        self.unchecked = self.state.end;
+        self.applied = 0;
+    }
+
+    fn bytes(&self, read: &LogRead) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for slice in &read.slices {
+            match slice {
+                LogSlice::Bytes(slice) => bytes.extend_from_slice(slice),
+                LogSlice::File { file, position, len } => {
+                    let mut slice = vec![0; *len];
+                    file.read_exact_at(&mut slice, *position).unwrap();
+                    bytes.extend_from_slice(&slice);
+                }
+            }
+        }
+        assert_eq!(bytes.len(), read.bytes);
+        bytes
+    }
+
+    fn compare(&self) {
+        let log = &self.log;
+        assert_eq!(log.last_log_id(), self.last());
+        assert_eq!(log.floor(), self.floor);
+        assert_eq!(log.next_offset(), self.next_offset());
+        let segments = log.segments();
+        assert_eq!(segments.iter().map(|segment| segment.size).sum::<u64>(), log.size());
+        assert!(segments.windows(2).all(|pair| pair[0].end_offset == pair[1].base_offset), "{segments:?}");
+        if self.queue.is_empty() {
+            assert_eq!(log.durable_offset(), self.next_offset());
+            assert_eq!(log.terms(), self.state.terms);
+            assert_eq!(log.durable_log_id(), self.last());
+        }
+        self.compare_entries();
+        self.compare_reads();
+        self.compare_times();
+    }
+
+    fn compare_entries(&self) {
+        let Some(first) = self.entries.first().map(|entry| entry.log_id.index) else { return };
+        let behind = self.next_index();
+        for from in first..behind {
+            let heads = self.log.heads(from..behind).unwrap();
+            let entries = self.log.entries(from..behind, u64::MAX).unwrap();
+            let known = &self.entries[(from - first) as usize..];
+            assert_eq!((heads.len(), entries.len()), (known.len(), known.len()), "from {from} to {behind}");
+            for ((head, entry), known) in heads.iter().zip(&entries).zip(known) {
+                let same = |header: &BatchHeader| {
+                    header.base_offset == known.offset
+                        && header.record_count == known.records.len() as i32
+                        && header.partition_leader_epoch == known.log_id.term as i32
+                };
+                match (head, entry) {
+                    (EntryHead::Control { log_id, offset, .. }, Entry::Control { payload, .. }) => {
+                        assert_eq!((*log_id, *offset, 0), (known.log_id, known.offset, known.records.len()));
+                        assert_eq!(payload, log_id.index.to_string().as_bytes());
+                    }
+                    (EntryHead::Batch { log_id, header }, Entry::Batch { log_id: id, batch }) => {
+                        assert_eq!((*log_id, *id), (known.log_id, known.log_id));
+                        assert!(same(header) && same(&batch.header()) && batch.crc_holds());
+                    }
+                    other => panic!("{other:?} instead of {known:?}"),
+                }
+            }
+        }
+        let some = self.log.entries(first..behind, 1).unwrap();
+        assert_eq!(some.len(), 1, "at least one entry, and no more than fit");
+    }
+
+    /// Proves: F5, L11.
+    fn compare_reads(&self) {
+        let batches: Vec<&Known> = self.entries.iter().filter(|entry| !entry.records.is_empty()).collect();
+        let start = self.floor_offset;
+        let bounds = batches.iter().map(|batch| batch.offset).chain([self.next_offset()]);
+        for upper in bounds {
+            for offset in start..=self.next_offset() {
+                for max_bytes in [1, 300, usize::MAX] {
+                    let read = self.log.read(offset, max_bytes, true, upper, Waiting::ForDisk).unwrap();
+                    let mut bytes = Bytes::from(self.bytes(&read));
+                    let expected =
+                        batches.iter().filter(|it| it.next_offset() > offset && it.next_offset() <= upper);
+                    let mut count = 0;
+                    let mut total = 0;
+                    for known in expected {
+                        if bytes.is_empty() {
+                            assert!(count > 0, "nothing from {offset} below {upper}");
+                            assert!(max_bytes < usize::MAX, "the read from {offset} ends too early");
+                            break;
+                        }
+                        let batch = RecordBatch::take_first(&mut bytes).unwrap().expect("whole batches");
+                        total += batch.size();
+                        assert_eq!(batch.base_offset(), known.offset);
+                        assert!(batch.crc_holds());
+                        count += 1;
+                    }
+                    assert!(bytes.is_empty(), "more than expected from {offset} below {upper}");
+                    assert!(count <= 1 || total <= max_bytes, "{total} bytes in {count} batches");
+                }
+            }
+        }
+        let end = self.next_offset();
+        let beyond = self.log.read(end + 1, 100, true, i64::MAX, Waiting::ForDisk);
+        assert!(matches!(beyond, Err(LogStoreError::OffsetOutOfRange { .. })));
+    }
+
+    /// Proves: L2.
+    fn compare_times(&self) {
+        let records: Vec<(i64, i64, i32)> = self
+            .entries
+            .iter()
+            .flat_map(|entry| {
+                let epoch = entry.log_id.term as i32;
+                (entry.offset..).zip(&entry.records).map(move |(offset, time)| (offset, *time, epoch))
+            })
+            .filter(|(offset, ..)| *offset >= self.log.log_start())
+            .collect();
+        let mut times: Vec<i64> = records.iter().map(|(_, time, _)| *time).chain([0, i64::MAX]).collect();
+        times.dedup();
+        for upper in [self.next_offset(), (self.floor_offset + self.next_offset()) / 2] {
+            let visible = || records.iter().filter(|(offset, ..)| *offset < upper);
+            for time in &times {
+                let expected = visible().find(|(_, at, _)| at >= time).copied();
+                assert_eq!(
+                    self.log.offset_for_time(*time, upper).unwrap(),
+                    expected,
+                    "time {time} below {upper}"
+                );
+            }
+        }
+        let largest = records.iter().map(|(_, time, _)| *time).max();
+        let expected =
+            largest.and_then(|largest| records.iter().find(|(_, time, _)| *time == largest).copied());
+        assert_eq!(self.log.offset_of_max_timestamp(self.next_offset()).unwrap(), expected);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append(Vec<i64>, usize),
+    Flush(usize, bool),
+    Apply(u8),
+    Truncate(u8),
+    Purge(u8),
+    Checkpoint,
+    Roll,
+    Reopen,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (prop::collection::vec(100_i64..130, 0..4), prop_oneof![0_usize..40, 0_usize..2000])
+            .prop_map(|(times, padding)| Op::Append(times, padding)),
+        3 => (1_usize..6, any::<bool>()).prop_map(|(count, written)| Op::Flush(count, written)),
+        1 => any::<u8>().prop_map(Op::Apply),
+        1 => any::<u8>().prop_map(Op::Truncate),
+        1 => any::<u8>().prop_map(Op::Purge),
+        1 => Just(Op::Checkpoint),
+        1 => Just(Op::Roll),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+fn small_segments() -> LogConfig {
+    LogConfig { segment_bytes: 2500, index_interval_bytes: 1, ..LogConfig::default() }
+}
+
+fn run(ops: &[Op]) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::new(dir.path(), small_segments());
+    for op in ops {
+        match op {
+            Op::Append(timestamps, padding) => node.append(timestamps, *padding),
+            Op::Flush(count, written) => node.flush(*count, *written),
+            Op::Apply(part) => node.apply(usize::from(*part)),
+            Op::Truncate(part) => node.truncate(usize::from(*part)),
+            Op::Purge(part) => node.purge(usize::from(*part)),
+            Op::Checkpoint => node.checkpoint(),
+            Op::Roll => node.log.roll(),
+            Op::Reopen => node.reopen(),
+        }
+        node.compare();
+    }
+    node.flush(usize::MAX, false);
+    node.reopen();
+    node.compare();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Proves: F5, L2, L11: append, write, truncate, purge, roll, checkpoint and reopening against a model, with every
+    /// read by offset, index and time compared.
+    #[test]
+    fn a_log_is_what_the_model_says(ops in prop::collection::vec(op(), 1..40)) {
+        run(&ops);
+    }
+}
