@@ -414,7 +414,7 @@ impl Node {
         if self.committed.get(&replica).is_none_or(|committed| *committed < floor) {
             return Ok(());
         }
-        let (offset, files) = self.logs[&replica].purge(floor);
+        let (offset, files) = self.logs[&replica].purge(floor)?;
         if self.bug == Bug::UnlinkBeforePurge {
             self.unlink(&files)?;
         }
@@ -449,7 +449,7 @@ impl Node {
             _ => group.next_offset() + gap as i64,
         };
         let snapshot = Bytes::from(format!("snapshot at {next_offset}"));
-        let files = self.logs[&replica].install(log_id, next_offset);
+        let files = self.logs[&replica].install(log_id, next_offset)?;
         let mut pending = self.pending();
         pending.records.push(WalRecord::Installed {
             replica,
