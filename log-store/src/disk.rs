@@ -24,6 +24,8 @@
 //! nothing about what reached the disk, and the next sync may succeed without it: the first one is final (DESIGN
 //! 3.3.6). A write beyond the end fills the gap with zeros.
 
+pub mod overlay;
+
 use std::{
     ffi::OsString,
     fmt::Debug,
