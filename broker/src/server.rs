@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use log_store::{config::LogConfig, disk::RealDisk};
+use log_store::{config::LogConfig, disk::Disk};
 use replication::{Node, NodeOptions, metadata::BrokerInfo};
 use serde_json::json;
 use tokio::{
@@ -57,6 +57,8 @@ pub struct ServerOptions {
     pub print_ready: bool,
     /// Where temporary directories are made.
     pub temporary: PathBuf,
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
 }
 
 /// Where a running server is reached.
@@ -90,7 +92,7 @@ pub fn run_until(
     stop: Option<tokio::sync::oneshot::Receiver<()>>,
     ready: impl FnOnce(&Addresses),
 ) -> anyhow::Result<()> {
-    let ServerOptions { mut config, ephemeral, print_ready, temporary } = options;
+    let ServerOptions { mut config, ephemeral, print_ready, temporary, disk } = options;
     let ephemeral = match ephemeral {
         true => Some(make_ephemeral(&mut config, &temporary)?),
         false => None,
@@ -117,7 +119,7 @@ pub fn run_until(
             });
         }
     }
-    let result = main.block_on(serve(config, stopping, &admin, |addresses| {
+    let result = main.block_on(serve(config, disk, stopping, &admin, |addresses| {
         if print_ready {
             let line = json!({
                 "bootstrap": addresses.bootstrap,
@@ -152,6 +154,7 @@ fn make_ephemeral(config: &mut Config, parent: &Path) -> anyhow::Result<Ephemera
 
 async fn serve(
     config: Config,
+    disk: Arc<dyn Disk>,
     stopping: Arc<Stopping>,
     admin_thread: &AdminThread,
     ready: impl FnOnce(&Addresses),
@@ -166,7 +169,7 @@ async fn serve(
         None => None,
     };
     let log_defaults = log_defaults(&config)?;
-    let options = node_options(&config, &clock, &endpoints, log_defaults.clone(), admin.clone());
+    let options = node_options(&config, disk, &clock, &endpoints, log_defaults.clone(), admin.clone());
     let node = Node::start(options)
         .await
         .with_context(|| format!("could not open the data directory {}", config.data_dir.display()))?;
@@ -236,6 +239,7 @@ fn log_defaults(config: &Config) -> anyhow::Result<LogConfig> {
 
 fn node_options(
     config: &Config,
+    disk: Arc<dyn Disk>,
     clock: &Clock,
     endpoints: &[Endpoint],
     log_defaults: LogConfig,
@@ -250,7 +254,7 @@ fn node_options(
         data_dir: config.data_dir.clone(),
         wal_dir: config.wal_dir.clone(),
         wal_file_bytes: config.wal_file_bytes,
-        disk: Arc::new(RealDisk),
+        disk,
         runtimes: vec![runtime::Handle::current()],
         now: Arc::new(move || clock.now_ms()),
         monotonic,

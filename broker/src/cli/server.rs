@@ -1,6 +1,11 @@
 //! `alluvium server`: the flags of a broker, turned into its configuration.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
+
+use log_store::disk::{
+    RealDisk,
+    overlay::{OverlayDisk, OverlayFaults},
+};
 
 use super::{
     failure::{Exit, Failure},
@@ -49,6 +54,9 @@ pub(super) struct ServerArgs {
     /// Set any setting, such as --set log.retention.hours=24; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// For crash tests: a kill of this process acts as a power cut ("seed=7,fail-sync=40", both optional)
+    #[arg(long, hide = true, value_name = "FAULTS", value_parser = OverlayFaults::parse)]
+    simulate_power_cuts: Option<OverlayFaults>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -85,6 +93,10 @@ pub(super) fn run(arguments: ServerArgs, terminal: &Terminal) -> Exit {
         ephemeral: arguments.ephemeral,
         print_ready: arguments.print_ready.is_some(),
         temporary: std::env::temp_dir(),
+        disk: match arguments.simulate_power_cuts {
+            Some(faults) => Arc::new(OverlayDisk::new(faults)),
+            None => Arc::new(RealDisk),
+        },
     };
     match server::run(options) {
         Ok(0) => Exit::Success,
