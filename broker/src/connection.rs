@@ -373,6 +373,9 @@ impl Connection {
             let Some(share) = self.take_budget(length, context) else { return Ok(None) };
             let now = self.last_active;
             self.frame = Some(Beginning { length, share, since: now, received: self.received });
+            if self.incoming.len() < 4 + length && self.timer.deadline() > now + PROGRESS_INTERVAL {
+                self.timer.as_mut().reset(now + PROGRESS_INTERVAL);
+            }
         }
         match self.frame.take() {
             Some(frame) if self.incoming.len() >= 4 + frame.length => {
@@ -558,10 +561,6 @@ impl Connection {
 
     /// Looks at deadlines when the one timer of the connection fires, and sets it to the next of them.
     fn check_timer(&mut self, context: &mut Context<'_>) -> Result<(), Close> {
-        let slow_at = self.frame.as_ref().map(|frame| frame.since + PROGRESS_INTERVAL);
-        if slow_at.is_some_and(|at| at < self.timer.deadline()) {
-            self.timer.as_mut().reset(Instant::now() + PROGRESS_INTERVAL);
-        }
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
             if self.stop_deadline.is_some_and(|deadline| now >= deadline) {

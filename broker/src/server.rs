@@ -365,6 +365,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // Also where the connection's task panicked: its place is free again.
+        if std::thread::panicking() {
+            self.broker.metrics.connections_closed.with_label_values(&["panic"]).inc();
+        }
         self.broker.metrics.connections.dec();
         let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.address) {

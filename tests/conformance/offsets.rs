@@ -238,3 +238,38 @@ fn unknown_partitions_have_their_code() {
     assert_eq!(list(&mut wire, 5, "no-such-topic", wanted(-1)).error_code, unknown);
     assert_eq!(epoch_end(&mut wire, 4, "no-such-topic", 0, -1).error_code, unknown);
 }
+
+/// Old segments go by size; the log start moves forward only, is told everywhere, and below it there is nothing to fetch.
+///
+/// Proves: L11.
+#[test]
+fn the_log_start_moves_forward_and_stays() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let settings = ["--set", "log.retention.check.interval.ms=100"];
+    let mut broker = Broker::on(data.path(), &settings);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let configs = [("segment.bytes", "1048576"), ("retention.bytes", "1048576")];
+    let id = create(&mut wire, "trimmed", 1, &configs);
+    for _ in 0..6 {
+        assert_eq!(produce(&mut wire, 9, "trimmed", id, 0, crate::batches::of_size(600_000)).error_code, 0);
+    }
+    let start = loop {
+        let start = list(&mut wire, 5, "trimmed", wanted(-2)).offset;
+        if start >= 4 {
+            break start;
+        }
+    };
+    let at = |wire: &mut Wire, offset: i64| {
+        wire.call(&crate::requests::fetch_from(id, 0, offset, 0), 13).responses.remove(0).partitions.remove(0)
+    };
+    let below = at(&mut wire, start - 1);
+    assert_eq!(below.error_code, ErrorCode::OffsetOutOfRange.number());
+    let there = at(&mut wire, start);
+    assert_eq!((there.error_code, there.log_start_offset, headers(&there)[0].base_offset), (0, start, start));
+    assert_eq!(end_of(&mut wire, "trimmed", 0), 6);
+    broker.kill();
+    let broker = Broker::on(data.path(), &settings);
+    let mut wire = Wire::open(&broker.bootstrap);
+    assert!(list(&mut wire, 5, "trimmed", wanted(-2)).offset >= start);
+    assert_eq!(end_of(&mut wire, "trimmed", 0), 6);
+}

@@ -37,6 +37,13 @@ impl Broker {
         Self::start(&[&["--ephemeral"], arguments].concat())
     }
 
+    /// [`Broker::ephemeral`] whose temporary directories are made in `folder`.
+    pub(crate) fn ephemeral_in(folder: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
+        command.env("TMPDIR", folder);
+        Self::ready(Self::spawn(command, "0", &["--ephemeral"]))
+    }
+
     /// A broker on `data`, which outlives it.
     pub(crate) fn on(data: &Path, arguments: &[&str]) -> Self {
         let data = data.to_str().expect("a data directory in UTF-8");

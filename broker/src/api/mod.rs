@@ -271,6 +271,10 @@ pub fn is_produce(frame: &[u8]) -> bool {
     key_and_version(frame).is_some_and(|(key, _)| key == ProduceRequest::KEY)
 }
 
+/// In builds for tests, requests of this client panic: to see what a panic ends.
+#[cfg(debug_assertions)]
+pub const PANIC_CLIENT_ID: &str = "alluvium-test-panic";
+
 /// The position in [`APIS`] of an API.
 fn position(key: i16) -> Option<usize> {
     APIS.iter().position(|api| api.key == key)
@@ -314,6 +318,8 @@ pub fn start(
     let (header, body) = RequestHeader::decode(frame, flexible_from(key)).map_err(malformed)?;
     context.version = version;
     context.client_id = header.client_id.clone();
+    #[cfg(debug_assertions)]
+    assert!(&*context.client_id != PANIC_CLIENT_ID, "a client asked for it");
     if key == ProduceRequest::KEY {
         let request: ProduceRequest = decode_request(body).map_err(malformed)?;
         let produce = produce::start(broker, context, header.correlation_id, request, number, completions)?;

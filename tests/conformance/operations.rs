@@ -1,0 +1,97 @@
+//! What operators see: metrics, health, a stop in good order.
+
+use alluvium::protocol::messages::fetch::FetchRequest;
+
+use crate::{
+    hostile::http_get,
+    requests::{batch, create, fetch_from, produce},
+    support::{broker::Broker, wire::Wire},
+};
+
+/// The families that dashboards and alerts are built on are there, with the values of the log.
+#[test]
+fn metrics_tell_what_the_log_holds() {
+    let broker = Broker::ephemeral();
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "orders", 2, &[]);
+    let records = batch(&["a", "b", "c"]);
+    let size = records.len();
+    assert_eq!(produce(&mut wire, 9, "orders", id, 1, records).error_code, 0);
+    wire.call(&fetch_from(id, 1, 0, 0), 13);
+    let text = http_get(&broker.admin, "/metrics");
+    for line in [
+        "kafka_brokers 1".to_owned(),
+        format!("kafka_broker_info{{id=\"1\",address=\"{}\"}} 1", broker.bootstrap),
+        "kafka_topic_partitions{topic=\"orders\"} 2".to_owned(),
+        "kafka_topic_partition_current_offset{topic=\"orders\",partition=\"1\"} 3".to_owned(),
+        "kafka_topic_partition_current_offset{topic=\"orders\",partition=\"0\"} 0".to_owned(),
+        "kafka_topic_partition_oldest_offset{topic=\"orders\",partition=\"1\"} 0".to_owned(),
+        "kafka_topic_partition_leader{topic=\"orders\",partition=\"1\"} 1".to_owned(),
+        "kafka_topic_partition_under_replicated_partition{topic=\"orders\",partition=\"1\"} 0".to_owned(),
+        "kafka_server_brokertopicmetrics_messagesin_total{topic=\"orders\"} 3".to_owned(),
+        format!("kafka_server_brokertopicmetrics_bytesin_total{{topic=\"orders\"}} {size}"),
+        format!("kafka_server_brokertopicmetrics_bytesout_total{{topic=\"orders\"}} {size}"),
+        "kafka_controller_kafkacontroller_offlinepartitionscount 0".to_owned(),
+        "alluvium_request_seconds_count{api=\"Produce\",phase=\"local\"} 1".to_owned(),
+        "alluvium_build_info{version=\"0.1.0\"} 1".to_owned(),
+    ] {
+        assert!(text.lines().any(|known| known == line), "{line} is not in:\n{text}");
+    }
+    let syncs =
+        text.lines().find_map(|line| line.strip_prefix("alluvium_fsync_seconds_count ")).expect("syncs");
+    assert!(syncs.parse::<u64>().expect("a number") > 0);
+    for name in ["process_resident_memory_bytes", "process_open_fds", "alluvium_received_bytes_total"] {
+        assert!(text.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn health_is_told_by_three_paths() {
+    let broker = Broker::ephemeral();
+    for (path, words) in [("/livez", "ok"), ("/readyz", "ready"), ("/healthz", "\"healthy\":true")] {
+        let text = http_get(&broker.admin, path);
+        assert!(text.starts_with("HTTP/1.1 200") && text.contains(words), "{path}: {text}");
+    }
+    assert!(http_get(&broker.admin, "/nothing").starts_with("HTTP/1.1 404"));
+}
+
+/// SIGTERM: long polls are answered, the exit code is 0, and the next start has nothing to recover from.
+#[test]
+fn a_stop_answers_what_waits_and_exits_0() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &[]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "stopping", 1, &[]);
+    assert_eq!(produce(&mut wire, 9, "stopping", id, 0, batch(&["kept"])).error_code, 0);
+    let correlation = wire.send(&fetch_from(id, 0, 1, 25_000), 13);
+    // The fetch is being waited on once a later connection is served.
+    Wire::open(&broker.bootstrap).call(&fetch_from(id, 0, 0, 0), 13);
+    broker.terminate();
+    wire.receive::<FetchRequest>(13, correlation);
+    assert!(broker.wait().success());
+    let again = Broker::on(data.path(), &[]);
+    let fetched = Wire::open(&again.bootstrap).call(&fetch_from(id, 0, 0, 0), 13);
+    assert_eq!(crate::batches::values(&fetched.responses[0].partitions[0]), ["kept"]);
+}
+
+/// The data of an ephemeral server goes with it; that of a killed one goes at the next start.
+#[test]
+fn ephemeral_data_goes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = || {
+        // The folder is the process's own: tests that run beside this one have another.
+        Broker::ephemeral_in(folder.path())
+    };
+    let left = || std::fs::read_dir(folder.path()).expect("the folder").count();
+    let mut stopped = start();
+    assert_eq!(left(), 1);
+    stopped.terminate();
+    assert!(stopped.wait().success());
+    assert_eq!(left(), 0);
+    let mut killed = start();
+    killed.kill();
+    assert_eq!(left(), 1);
+    let living = start();
+    assert_eq!(left(), 1, "the killed one's is gone, the living one's is there");
+    drop(living);
+}
