@@ -87,6 +87,7 @@ pub(crate) fn produce(
     let mut random = Random::new(seed);
     let identity = insist(bootstrap, |connection| {
         let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
             .with_transaction_timeout_ms(60_000)
             .with_producer_id(ProducerId(-1));
         let response = connection.call(&request.with_producer_epoch(-1), 4)?;
