@@ -27,7 +27,7 @@ use crate::{
     batch::{self, HEADER_BYTES},
     disk::{Access, Disk, DiskFile},
     log::Waiting,
-    offset_index::{OFFSET_ENTRY_BYTES, OffsetIndex, OffsetIndexEntry},
+    offset_index::{OFFSET_ENTRY_BYTES, ORDINAL_BYTES, OffsetIndex, OffsetIndexEntry},
     raft_file::{
         IndexSums, RAFT_ORDINALS_AT, RaftFileError, RaftHead, RaftSummary, SegmentOwner, SegmentStats,
     },
@@ -505,13 +505,13 @@ impl Segment {
             offset_crc: append(before.offset_crc, offset_entries * OFFSET_ENTRY_BYTES, &offsets),
             time_entries: count(index.times.len()),
             time_crc: append(before.time_crc, time_entries * TIME_ENTRY_BYTES, &times),
-            ordinal_crc: append(before.ordinal_crc, offset_entries * 4, &ordinals),
+            ordinal_crc: append(before.ordinal_crc, offset_entries * ORDINAL_BYTES, &ordinals),
         };
         self.append_to("index", offset_entries * OFFSET_ENTRY_BYTES, &[&offsets])?;
         self.append_to("timeindex", time_entries * TIME_ENTRY_BYTES, &[&times])?;
         let head = RaftHead { owner: self.owner, first, base_offset: self.base_offset }.encode();
         let summary = RaftSummary { sealed, stats: *stats, sums }.encode();
-        self.append_to("raft", RAFT_ORDINALS_AT + offset_entries * 4, &[&ordinals])?;
+        self.append_to("raft", RAFT_ORDINALS_AT + offset_entries * ORDINAL_BYTES, &[&ordinals])?;
         let path = self.file("raft");
         let file = self.pool.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
         file.write_all_at(&[IoSlice::new(&head), IoSlice::new(&summary)], 0)
@@ -571,11 +571,12 @@ impl Segment {
         let sums = summary.sums;
         let read = |extension: &str, entries: u32, entry_bytes: usize, crc: u32| {
             let bytes = read_file(&*self.pool.disk, &self.file(extension))?.unwrap_or_default();
-            Ok::<_, LogStoreError>(checked(bytes, entries as usize * entry_bytes, crc))
+            Ok::<_, LogStoreError>(checked(bytes, entries as usize * entry_bytes, crc, summary.sealed))
         };
         let offsets = read("index", sums.offset_entries, OFFSET_ENTRY_BYTES, sums.offset_crc)?;
         let times = read("timeindex", sums.time_entries, TIME_ENTRY_BYTES, sums.time_crc)?;
-        let ordinals = checked(raft.ordinals.clone(), sums.offset_entries as usize * 4, sums.ordinal_crc);
+        let ordinals_len = sums.offset_entries as usize * ORDINAL_BYTES;
+        let ordinals = checked(raft.ordinals.clone(), ordinals_len, sums.ordinal_crc, summary.sealed);
         let (Some(offsets), Some(times), Some(ordinals)) = (offsets, times, ordinals) else {
             return Ok(None);
         };
@@ -658,9 +659,10 @@ pub(crate) struct RaftFile {
     ordinals: Vec<u8>,
 }
 
-/// The first `len` bytes, if they are there and have this CRC-32.
-fn checked(mut bytes: Vec<u8>, len: usize, crc: u32) -> Option<Vec<u8>> {
-    if bytes.len() < len {
+/// The first `len` bytes, if they are there and have this CRC-32. Behind those of a sealed segment there is nothing; those
+/// of the active one may go on, where its summary was not written any more.
+fn checked(mut bytes: Vec<u8>, len: usize, crc: u32, sealed: bool) -> Option<Vec<u8>> {
+    if bytes.len() < len || sealed && bytes.len() > len {
         return None;
     }
     bytes.truncate(len);

@@ -671,6 +671,31 @@ impl Log {
         })
     }
 
+    /// Reads every byte of a closed segment and compares it with what was known when it was closed: the CRC of each batch,
+    /// contiguous offsets, and the checksum of all headers, which finds whole batches that are old or belong elsewhere.
+    ///
+    /// # Errors
+    /// [`LogStoreError::Corrupt`] with the place of the damage; the system's.
+    pub fn scrub(&self, base_offset: i64) -> Result<(), LogStoreError> {
+        let (views, _) = self.views();
+        let Some(view) = views.iter().find(|view| view.segment.base_offset() == base_offset) else {
+            return Ok(());
+        };
+        let open = view.segment.handle()?;
+        let mut walk = HeaderWalk::new(view.segment.path(), &open, 0, 0, view.written)
+            .expecting(base_offset)
+            .reading(1 << 20);
+        let mut headers = crc32fast::Hasher::new();
+        while let Some(found) = walk.next_waiting()? {
+            walk.body(&found)?;
+            headers.update(&found.head);
+        }
+        if view.written == view.stats.bytes && headers.finalize() != view.stats.headers_crc {
+            return Err(walk.damaged("its batches are not those that were written"));
+        }
+        Ok(())
+    }
+
     fn views(&self) -> (Vec<View>, i64) {
         let state = self.state();
         let filled = state.segments.iter().filter(|slot| !slot.is_empty());

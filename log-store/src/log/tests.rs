@@ -416,3 +416,294 @@ proptest! {
         run(&ops);
     }
 }
+
+/// A log of several segments, written and stopped cleanly.
+fn stopped(dir: &Path, config: LogConfig, batches: i64) -> Node {
+    let mut node = Node::new(dir, config);
+    for number in 0..batches {
+        // every third one is late
+        let time = if number % 3 == 0 { 100 + number * 10 - 55 } else { 100 + number * 10 };
+        node.append(&[time, time + 1], 300);
+        if number % 7 == 3 {
+            node.append(&[], 0);
+        }
+    }
+    node.flush(usize::MAX, false);
+    node.checkpoint();
+    node
+}
+
+fn indexed_segments() -> LogConfig {
+    LogConfig { segment_bytes: 160 << 10, index_interval_bytes: 1, ..LogConfig::default() }
+}
+
+/// What a log answers to a few questions of each kind.
+fn answers(node: &Node) -> Vec<String> {
+    let log = &node.log;
+    let end = log.next_offset();
+    let mut answers = Vec::new();
+    for offset in (0..end).step_by(97) {
+        let read = log.read(offset, 5000, true, end, Waiting::ForDisk).unwrap();
+        answers.push(format!("{offset}: {:08x}", crc32fast::hash(&node.bytes(&read))));
+        answers.push(format!("{:?}", log.offset_for_time(100 + offset * 5, end).unwrap()));
+    }
+    for index in (0..node.next_index()).step_by(131) {
+        answers.push(format!("{:?}", log.heads(index..index + 2).unwrap()));
+    }
+    answers.push(format!("{:?}", log.offset_of_max_timestamp(end).unwrap()));
+    answers
+}
+
+/// Proves: fault D15.
+#[test]
+fn lost_cut_and_garbled_indexes_are_made_anew_and_answer_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = stopped(dir.path(), indexed_segments(), 1200);
+    let sealed = node.log.segments().len() - 1;
+    assert!(sealed >= 3, "{sealed} sealed segments");
+    let expected = answers(&node);
+    let indexes = |node: &Node| -> Vec<PathBuf> {
+        RealDisk
+            .list(&node.dir)
+            .unwrap()
+            .into_iter()
+            .map(|entry| node.dir.join(entry.name))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|it| ["index", "timeindex", "raft"].iter().any(|name| it == *name))
+            })
+            .collect()
+    };
+    let originals: Vec<(PathBuf, Vec<u8>)> =
+        indexes(&node).into_iter().map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect();
+    assert_eq!(originals.len(), 3 * (sealed + 1));
+    type Harm = fn(&[u8]) -> Option<Vec<u8>>;
+    let harms: [(&str, Harm); 7] = [
+        ("deleted", |_| None),
+        ("emptied", |_| Some(Vec::new())),
+        ("cut by a byte", |bytes| Some(bytes[..bytes.len().saturating_sub(1)].to_vec())),
+        ("cut by an entry", |bytes| Some(bytes[..bytes.len().saturating_sub(12)].to_vec())),
+        ("zeroed", |bytes| Some(vec![0; bytes.len()])),
+        ("longer", |bytes| Some([bytes, &[7; 24]].concat())),
+        ("flipped", |bytes| {
+            let mut bytes = bytes.to_vec();
+            let middle = bytes.len() / 2;
+            *bytes.get_mut(middle)? ^= 0x10;
+            Some(bytes)
+        }),
+    ];
+    for (name, harm) in harms {
+        for (path, original) in &originals {
+            match harm(original) {
+                Some(bytes) => std::fs::write(path, bytes).unwrap(),
+                None => remove_file(&RealDisk, path).unwrap(),
+            }
+        }
+        // while it runs: the pool of this node keeps two segments open, so that indexes are read again and again
+        assert_eq!(answers(&node), expected, "{name} while the log is open");
+        for (path, original) in &originals {
+            match harm(original) {
+                Some(bytes) => std::fs::write(path, bytes).unwrap(),
+                None => remove_file(&RealDisk, path).unwrap(),
+            }
+        }
+        node.reopen();
+        assert_eq!(answers(&node), expected, "{name} while the log is closed");
+        node.checkpoint();
+        for (path, original) in &originals {
+            let now = std::fs::read(path).unwrap();
+            if path.extension().is_some_and(|extension| extension != "raft") {
+                assert!(now == *original, "{} differs after it was made anew ({name})", path.display());
+            }
+        }
+    }
+}
+
+/// Proves: fault D08.
+#[test]
+fn every_flipped_byte_of_a_segment_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::new(dir.path(), LogConfig::default());
+    while node.log.size() < 64 << 10 {
+        node.append(&[100, 101, 102], 1000);
+        node.term += 1;
+    }
+    node.flush(usize::MAX, false);
+    node.log.roll();
+    node.append(&[103], 10);
+    node.flush(usize::MAX, false);
+    node.checkpoint();
+    let path = node.dir.join("00000000000000000000.log");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.len() >= 64 << 10);
+    // the whole segment is checked where it was written since the checkpoint, and by the scrub
+    let unchecked = LogEnd { segment: 0, position: 0, last: None, next_offset: 0 };
+    for (position, byte) in bytes.iter().enumerate() {
+        let flipped = [byte ^ (1 << (position % 8))];
+        std::os::unix::fs::FileExt::write_all_at(&file, &flipped, position as u64).unwrap();
+        if position % 16 == 0 {
+            let opened =
+                Log::open(&node.pool, &node.dir, &node.state, Some(&unchecked), node.config.clone(), 1);
+            assert!(matches!(opened, Err(LogStoreError::Corrupt { .. })), "byte {position}: {opened:?}");
+        }
+        let scrubbed = node.log.scrub(0);
+        assert!(matches!(scrubbed, Err(LogStoreError::Corrupt { .. })), "byte {position}: {scrubbed:?}");
+        std::os::unix::fs::FileExt::write_all_at(&file, &[*byte], position as u64).unwrap();
+    }
+    node.log.scrub(0).unwrap();
+    node.reopen();
+    node.compare_entries();
+}
+
+/// Proves: fault D12, fault D13: whole batches of the right shape that were never written there.
+#[test]
+fn an_older_content_of_a_sealed_segment_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::new(dir.path(), LogConfig::default());
+    for padding in [100, 200] {
+        node.append(&[100], padding);
+    }
+    node.flush(usize::MAX, false);
+    node.log.roll();
+    node.append(&[103], 10);
+    node.flush(usize::MAX, false);
+    node.log.scrub(0).unwrap();
+    let mut other = batch_of(&[99], 200, Codec::None);
+    other.set_base_offset(1);
+    other.set_leader_epoch(1);
+    let segment = node.dir.join("00000000000000000000.log");
+    let file = std::fs::File::options().write(true).open(&segment).unwrap();
+    let position = std::fs::metadata(&segment).unwrap().len() - other.size() as u64;
+    std::os::unix::fs::FileExt::write_all_at(&file, &other.to_bytes(), position).unwrap();
+    assert!(matches!(node.log.scrub(0), Err(LogStoreError::Corrupt { .. })));
+}
+
+/// Proves: fault D26.
+#[test]
+fn slices_of_a_purged_segment_keep_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = stopped(dir.path(), indexed_segments(), 1200);
+    let end = node.log.next_offset();
+    let before = node.log.read(0, 100_000, true, end, Waiting::ForDisk).unwrap();
+    let bytes = node.bytes(&before);
+    let segments = node.log.segments();
+    node.purge(200);
+    assert!(node.log.segments()[0].base_offset > segments[1].base_offset);
+    assert!(!node.dir.join("00000000000000000000.log").exists());
+    assert_eq!(node.bytes(&before), bytes, "who holds a slice goes on reading");
+    let gone = node.log.read(0, 100, true, end, Waiting::ForDisk);
+    assert!(matches!(gone, Err(LogStoreError::OffsetOutOfRange { .. })), "{gone:?}");
+    node.compare_entries();
+}
+
+/// Proves: fault D20.
+#[test]
+fn leftovers_do_not_stop_a_log_from_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = stopped(dir.path(), small_segments(), 30);
+    let expected = answers(&node);
+    let stale = [
+        "00000000000000000000.log.tmp",
+        "00000000000000009999.log",
+        "00000000000000009999.snapshot",
+        "leader-epoch-checkpoint.tmp",
+    ];
+    for name in stale {
+        std::fs::write(node.dir.join(name), b"left over").unwrap();
+    }
+    let foreign = ["notes.txt", "123.log", "00000000000000000000.log.bak"];
+    for name in foreign {
+        std::fs::write(node.dir.join(name), b"somebody's").unwrap();
+    }
+    node.reopen();
+    assert_eq!(answers(&node), expected);
+    assert!(stale.iter().all(|name| !node.dir.join(name).exists()), "what is ours and needless goes");
+    assert!(foreign.iter().all(|name| node.dir.join(name).exists()), "what is not ours stays");
+}
+
+/// A hole in the middle is damage, and nothing is removed.
+///
+/// Proves: fault D16 (at the log: it does not open).
+#[test]
+fn a_missing_segment_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = stopped(dir.path(), small_segments(), 30);
+    let segments = node.log.segments();
+    let names = || RealDisk.list(&node.dir).unwrap().len();
+    for segment in [&segments[0], &segments[2], segments.last().unwrap()] {
+        let path = node.dir.join(format!("{:020}.log", segment.base_offset));
+        let aside = dir.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        let before = names();
+        let opened =
+            Log::open(&node.pool, &node.dir, &node.state, Some(&node.state.end), node.config.clone(), 1);
+        assert!(matches!(opened, Err(LogStoreError::Corrupt { .. })), "{segment:?}: {opened:?}");
+        assert_eq!(names(), before, "nothing was removed");
+        std::fs::rename(&aside, &path).unwrap();
+    }
+}
+
+/// A directory that was exchanged with another partition's is not served.
+#[test]
+fn the_files_of_another_replica_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = stopped(dir.path(), small_segments(), 30);
+    let mut state = node.state.clone();
+    state.replica = ReplicaId(4);
+    let opened = Log::open(&node.pool, &node.dir, &state, Some(&state.end), node.config.clone(), 1);
+    assert!(matches!(opened, Err(LogStoreError::Corrupt { .. })), "{opened:?}");
+}
+
+/// Proves: D19.
+#[test]
+fn segments_close_by_size_by_record_time_and_by_full_indexes() {
+    let dir = tempfile::tempdir().unwrap();
+    let bases = |node: &Node| node.log.segments().iter().map(|it| it.base_offset).collect::<Vec<_>>();
+    let one = batch_of(&[100], 100, Codec::None).size() as u64;
+    let config = LogConfig { segment_bytes: 2 * one, ..LogConfig::default() };
+    let mut node = Node::new(&dir.path().join("."), config);
+    (0..5).for_each(|_| node.append(&[100], 100));
+    assert_eq!(bases(&node), [0, 2, 4], "two batches fit exactly");
+    node.append(&[100], 1000);
+    node.append(&[100], 1);
+    assert_eq!(bases(&node), [0, 2, 4, 5, 6], "a batch that does not fit has a segment of its own");
+
+    let config = LogConfig { segment_ms: 50, ..LogConfig::default() };
+    let other = tempfile::tempdir().unwrap();
+    let mut node = Node::new(other.path(), config);
+    for time in [1000, 1050, 900, 1051, 5, 1102] {
+        node.append(&[time], 1);
+    }
+    assert_eq!(bases(&node), [0, 3, 5], "old timestamps never close a segment");
+
+    let config = LogConfig { segment_index_bytes: 16, index_interval_bytes: 1, ..LogConfig::default() };
+    let third = tempfile::tempdir().unwrap();
+    let mut node = Node::new(third.path(), config);
+    (0..8).for_each(|_| node.append(&[100], 33 << 10));
+    assert!(node.log.segments().len() > 2, "an index of two entries is full soon");
+}
+
+/// Reads at the end come from memory before the batch is in its file, and from the file afterwards, as one slice.
+#[test]
+fn the_tail_is_read_before_and_after_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::new(dir.path(), LogConfig::default());
+    for time in [100, 101, 102] {
+        node.append(&[time], 5000);
+    }
+    let all = |node: &Node| {
+        let read = node.log.read(0, 1 << 20, true, node.next_offset(), Waiting::Never).unwrap();
+        assert!(!read.would_wait);
+        (read.slices.len(), node.bytes(&read))
+    };
+    let (slices, unwritten) = all(&node);
+    assert_eq!(slices, 6, "header and records of each batch");
+    assert!(!node.dir.join("00000000000000000000.log").exists(), "nothing is on the disk yet");
+    node.flush(1, false);
+    let (slices, half) = all(&node);
+    assert_eq!((slices, &half), (5, &unwritten));
+    node.flush(2, false);
+    let (slices, written) = all(&node);
+    assert_eq!((slices, &written), (1, &unwritten), "contiguous batches are one slice");
+}
