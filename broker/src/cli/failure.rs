@@ -86,10 +86,10 @@ impl Failure {
         self
     }
 
-    /// The same with another exit code.
+    /// The same in other words.
     #[must_use]
-    pub(crate) fn exit_as(mut self, exit: Exit) -> Self {
-        self.exit = exit;
+    pub(crate) fn worded(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
         self
     }
 

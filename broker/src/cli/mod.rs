@@ -7,23 +7,38 @@
 //! printed and never changes the exit code; a failed item is a row of `errors` and makes the exit code non-zero;
 //! nothing is changed before the whole command line has been checked.
 //!
-//! Reading order: [`failure`], [`output`], [`settings`], then any command.
+//! Reading order: [`failure`], [`output`], [`settings`], [`client`], then any command.
 
+mod api;
+mod bench;
+mod client;
+mod cluster;
+mod connection;
+mod consume;
+mod consumer;
+mod demo;
 mod failure;
+mod group;
+mod group_member;
 mod jsonl;
 mod offset_spec;
 mod output;
+mod produce;
+mod producer;
 mod record_format;
 mod server;
 mod settings;
 mod time;
+mod topic;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, future::Future, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::clock::Clock;
+
 use self::{
-    failure::Exit,
+    failure::{CommandError, Exit, Failure},
     output::{OutputMode, Terminal, process_env},
     settings::{GlobalArgs, Settings, config_files},
 };
@@ -46,10 +61,44 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 something failed, 2 malformed co
 enum Command {
     /// Run a broker
     Server(server::ServerArgs),
+    /// Run a broker with traffic on it, to try everything out
+    Demo(demo::DemoArgs),
+    /// List, create, describe and delete topics
+    #[command(subcommand, visible_alias = "t")]
+    Topic(topic::TopicCommand),
+    /// Write records to a topic
+    #[command(visible_alias = "p")]
+    Produce(produce::ProduceArgs),
+    /// Read records of topics
+    #[command(visible_alias = "c")]
+    Consume(consume::ConsumeArgs),
+    /// List, describe, move and delete consumer groups
+    #[command(subcommand, visible_alias = "g")]
+    Group(group::GroupCommand),
+    /// Describe the cluster
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Measure a broker, any that speaks Kafka's protocol
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// What a broker speaks
+    #[command(subcommand)]
+    Api(api::ApiCommand),
+    /// Move a group (the same as `group seek`)
+    #[command(hide = true)]
+    ResetOffsets(group::SeekArgs),
+}
+
+/// What a command gets besides its own arguments.
+struct Context {
+    settings: Settings,
+    terminal: Terminal,
+    clock: Clock,
 }
 
 /// Runs the program.
 pub(crate) fn main() -> ExitCode {
+    clap_complete::CompleteEnv::with_factory(command_line).complete();
     let exit = run(std::env::args_os());
     ExitCode::from(exit as u8)
 }
@@ -98,8 +147,69 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let terminal = Terminal::new(settings.output, settings.color, &process_env);
-    match parsed.command {
-        Command::Server(arguments) => server::run(arguments, &terminal),
+    if let Command::Server(arguments) = parsed.command {
+        return server::run(arguments, &terminal);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let failure = Failure::local(Exit::Failed, "SYSTEM", "runtime", format!("cannot start: {error}"));
+            terminal.complain(&failure);
+            return failure.exit();
+        }
+    };
+    let exit = runtime.block_on(async {
+        let context = Context { settings, terminal, clock: Clock::system() };
+        dispatch(&context, parsed.command).await
+    });
+    // a thread that still reads standard input must not hold up the end
+    runtime.shutdown_background();
+    exit
+}
+
+async fn dispatch(context: &Context, command: Command) -> Exit {
+    let (name, result) = match command {
+        Command::Server(_) => unreachable!("runs outside of this runtime"),
+        Command::Demo(arguments) => ("demo", demo::run(context, arguments).await),
+        Command::Topic(command) => (command.name(), interruptible(topic::run(context, command)).await),
+        Command::Produce(arguments) => ("produce", produce::run(context, arguments).await),
+        Command::Consume(arguments) => ("consume", consume::run(context, arguments).await),
+        Command::Group(command) => (command.name(), interruptible(group::run(context, command)).await),
+        Command::ResetOffsets(arguments) => {
+            ("group seek", interruptible(group::run(context, group::GroupCommand::Seek(arguments))).await)
+        }
+        Command::Cluster(command) => (command.name(), interruptible(cluster::run(context, command)).await),
+        Command::Bench(command) => (command.name(), bench::run(context, command).await),
+        Command::Api(command) => (command.name(), interruptible(api::run(context, command)).await),
+    };
+    match result {
+        Ok(exit) => exit,
+        Err(error) => context.terminal.end(name, &error),
+    }
+}
+
+/// Runs a command that an interrupt may end anywhere.
+async fn interruptible(
+    command: impl Future<Output = Result<Exit, CommandError>>,
+) -> Result<Exit, CommandError> {
+    tokio::select! {
+        result = command => result,
+        () = interrupted() => Ok(Exit::Interrupted),
+    }
+}
+
+/// Waits for Ctrl-C (or SIGTERM).
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        // without handlers the signals end the process by themselves
+        _ => std::future::pending().await,
     }
 }
 
@@ -119,7 +229,10 @@ mod tests {
             .filter(|command| !command.is_hide_set())
             .map(|command| command.get_name().to_owned())
             .collect();
-        assert_eq!(names, ["server"]);
+        assert_eq!(
+            names,
+            ["server", "demo", "topic", "produce", "consume", "group", "cluster", "bench", "api"]
+        );
     }
 
     #[test]

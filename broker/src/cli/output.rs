@@ -186,6 +186,9 @@ impl Report {
     }
 
     fn write_table(&self, wide: bool, color: bool, out: &mut dyn Write) -> io::Result<()> {
+        if self.rows.is_empty() && !self.failures.is_empty() {
+            return Ok(());
+        }
         let columns: Vec<&Column> = self.columns.iter().filter(|column| wide || !column.wide).collect();
         let cells: Vec<Vec<String>> = self
             .rows

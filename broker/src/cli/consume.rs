@@ -1,0 +1,403 @@
+//! `alluvium consume`: records of topics, from a place to a place, or as a member of a group.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{
+    Context,
+    client::{Client, TopicPartition},
+    connection::answered,
+    consumer::{FetchOptions, Fetched, Fetcher},
+    failure::{CommandError, Exit, Failure},
+    group_member::GroupMember,
+    interrupted,
+    jsonl::{ConsumedRecord, to_json},
+    offset_spec::{Bound, OffsetSpec},
+    output::{Column, OutputMode, RowStream},
+    record_format::RecordFormat,
+    time::Rfc3339,
+};
+
+#[derive(Args)]
+#[command(
+    after_help = "Offsets (-o): start | end | 10 | 10:20 | +10 | -5 (the last 5 of each partition) | :end | @2026-02-14 |\n\
+                        @2026-02-14:1h | @-48h:-24h. A range ends the command by itself.\n\
+                        Formats (-f): %t topic, %p partition, %o offset, %d timestamp, %k key, %v value, %h headers, %T %K %V\n\
+                        lengths, %H number of headers; %v{hex} %v{base64} %o{big64} %d{rfc3339} %h{%k=%v }; \\n \\t \\xNN."
+)]
+pub(super) struct ConsumeArgs {
+    /// Topics
+    #[arg(required = true, value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// Where to begin and to end [default: start; with --group: what it committed]
+    #[arg(short, long, value_name = "SPEC", allow_hyphen_values = true)]
+    offset: Option<String>,
+    /// End after N records
+    #[arg(short, long, value_name = "N")]
+    num: Option<u64>,
+    /// End at the end as it is when the command starts
+    #[arg(short, long)]
+    exit: bool,
+    /// How to print each record
+    #[arg(short, long, value_name = "FORMAT", conflicts_with_all = ["jsonl", "hex"])]
+    format: Option<String>,
+    /// Print one JSON object a line
+    #[arg(long, conflicts_with = "hex")]
+    jsonl: bool,
+    /// Print keys and values in hexadecimal
+    #[arg(long)]
+    hex: bool,
+    /// Read as a member of this group, and commit what was printed
+    #[arg(short, long, value_name = "GROUP", conflicts_with = "partitions")]
+    group: Option<String>,
+    /// Commit nothing
+    #[arg(long, requires = "group")]
+    no_commit: bool,
+    /// Only these partitions
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(0..))]
+    partitions: Vec<i32>,
+    /// Whether records of open and aborted transactions are shown
+    #[arg(long, default_value = "read_uncommitted", value_name = "LEVEL",
+          value_parser = clap::builder::PossibleValuesParser::new(["read_uncommitted", "read_committed"]))]
+    isolation: String,
+}
+
+/// How often a group's progress is committed.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where records go.
+enum Sink<'a> {
+    Rows(RowStream<'a>, bool),
+    Format(RecordFormat, Vec<u8>),
+    Jsonl(Vec<u8>),
+}
+
+impl Sink<'_> {
+    fn record(&mut self, record: &ConsumedRecord, human: bool) -> Result<(), CommandError> {
+        match self {
+            Sink::Rows(rows, hex) => {
+                let mut row = to_json(record);
+                if human && record.timestamp >= 0 {
+                    row["timestamp"] = Value::from(Rfc3339(record.timestamp).to_string());
+                }
+                if *hex {
+                    let digits = |bytes: Option<&[u8]>| {
+                        bytes.map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+                    };
+                    row["key"] = Value::from(digits(record.key.as_deref()));
+                    row["value"] = Value::from(digits(record.value.as_deref()));
+                }
+                rows.row(&row)
+            }
+            Sink::Format(format, out) => {
+                format.write(record, out);
+                Ok(())
+            }
+            Sink::Jsonl(out) => {
+                serde_json::to_writer(&mut *out, &to_json(record)).map_err(io::Error::from)?;
+                out.push(b'\n');
+                Ok(())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), CommandError> {
+        match self {
+            Sink::Rows(rows, _) => rows.flush(),
+            Sink::Format(_, out) | Sink::Jsonl(out) => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(out)?;
+                stdout.flush()?;
+                out.clear();
+                Ok(())
+            }
+        }
+    }
+}
+
+pub(super) async fn run(context: &Context, arguments: ConsumeArgs) -> Result<Exit, CommandError> {
+    let spec = match &arguments.offset {
+        None => OffsetSpec { from: Bound::Start, to: None },
+        Some(text) => OffsetSpec::parse(text, context.clock.now_ms()).map_err(|why| {
+            Failure::usage("--offset", format!("--offset {text}: {why}"))
+                .hint("start, end, 10, 10:20, +10, -5, :end, @2026-02-14:1h or @-48h:-24h")
+        })?,
+    };
+    let format = match &arguments.format {
+        None => None,
+        Some(text) => Some(
+            RecordFormat::parse(text)
+                .map_err(|why| Failure::usage("--format", format!("--format {text}: {why}")))?,
+        ),
+    };
+    let mut names: Vec<Arc<str>> = arguments.topics.iter().map(|topic| topic.as_str().into()).collect();
+    names.sort();
+    names.dedup();
+    let client = Client::connect(&context.settings).await?;
+    let partitions = client.partitions(&names).await?;
+    for number in &arguments.partitions {
+        if !partitions.iter().any(|partition| partition.partition == *number) {
+            let message = format!("partition {number} of {}: no such partition", names.join(", "));
+            return Err(Failure::kafka(3, "UNKNOWN_TOPIC_OR_PARTITION", number.to_string(), message)
+                .hint("alluvium topic describe TOPIC")
+                .into());
+        }
+    }
+    let partitions: Vec<TopicPartition> = partitions
+        .into_iter()
+        .filter(|partition| {
+            arguments.partitions.is_empty() || arguments.partitions.contains(&partition.partition)
+        })
+        .collect();
+    let watermarks = client.watermarks(&partitions).await?;
+    let starts = client.resolve(spec.from, &watermarks).await?;
+    let to = match (spec.to, arguments.exit) {
+        (None, true) => Some(Bound::End),
+        (to, _) => to,
+    };
+    let stops = match to {
+        None => None,
+        Some(bound) => Some(client.resolve(bound, &watermarks).await?),
+    };
+    let sink = match (format, arguments.jsonl) {
+        (Some(format), _) => Sink::Format(format, Vec::new()),
+        (None, true) => Sink::Jsonl(Vec::new()),
+        (None, false) => {
+            let columns = [
+                Column::left("TOPIC", "topic")
+                    .at_least(names.iter().map(|name| name.len()).max().unwrap_or(0)),
+                Column::right("PARTITION", "partition"),
+                Column::right("OFFSET", "offset").at_least(8),
+                Column::left("TIMESTAMP", "timestamp").at_least(24),
+                Column::left("KEY", "key").at_least(10),
+                Column::left("VALUE", "value"),
+                Column::left("HEADERS", "headers").wide(),
+            ];
+            Sink::Rows(RowStream::start("consume", &columns, &context.terminal)?, arguments.hex)
+        }
+    };
+    let reading = Reading {
+        sink,
+        human: matches!(context.terminal.mode, OutputMode::Table | OutputMode::Wide),
+        left: arguments.num,
+        stops,
+        positions: BTreeMap::new(),
+    };
+    let options =
+        FetchOptions { read_committed: arguments.isolation == "read_committed", ..Default::default() };
+    match &arguments.group {
+        None => consume_partitions(client, reading, starts, options).await,
+        Some(group) => {
+            consume_group(client, reading, group, names, &starts, options, !arguments.no_commit).await
+        }
+    }
+}
+
+/// What is printed, and how far it has come.
+struct Reading<'a> {
+    sink: Sink<'a>,
+    human: bool,
+    /// Records that may still be printed.
+    left: Option<u64>,
+    /// Where each partition ends, for a read that ends.
+    stops: Option<BTreeMap<TopicPartition, i64>>,
+    /// Behind the last record printed.
+    positions: BTreeMap<TopicPartition, i64>,
+}
+
+impl Reading<'_> {
+    /// Prints what is inside the range.
+    fn take(&mut self, fetched: &Fetched) -> Result<(), CommandError> {
+        let stop = self.stops.as_ref().map(|stops| stops.get(&fetched.partition).copied().unwrap_or(0));
+        for record in &fetched.records {
+            if self.left == Some(0) || stop.is_some_and(|stop| record.offset >= stop) {
+                break;
+            }
+            self.sink.record(record, self.human)?;
+            self.positions.insert(fetched.partition.clone(), record.offset + 1);
+            if let Some(left) = &mut self.left {
+                *left -= 1;
+            }
+        }
+        if self.left != Some(0) {
+            let reached = stop.map_or(fetched.next_offset, |stop| fetched.next_offset.min(stop));
+            let position = self.positions.entry(fetched.partition.clone()).or_insert(reached);
+            *position = (*position).max(reached);
+        }
+        self.sink.flush()
+    }
+
+    /// Whether everything asked for is printed, of the partitions that are being read.
+    fn is_done(&self) -> bool {
+        self.left == Some(0)
+            || self.stops.as_ref().is_some_and(|stops| {
+                self.positions
+                    .iter()
+                    .all(|(partition, position)| *position >= stops.get(partition).copied().unwrap_or(0))
+            })
+    }
+
+    fn finish(self, exit: Exit) -> Result<Exit, CommandError> {
+        let printed = match self.sink {
+            Sink::Rows(rows, _) => rows.finish()?,
+            _ => Exit::Success,
+        };
+        Ok(if exit == Exit::Success { printed } else { exit })
+    }
+
+    /// Ends with what made it impossible to go on.
+    fn fail(self, failure: Failure) -> Result<Exit, CommandError> {
+        match self.sink {
+            Sink::Rows(mut rows, _) => {
+                rows.fail(failure);
+                rows.finish()
+            }
+            _ => Err(failure.into()),
+        }
+    }
+}
+
+async fn consume_partitions(
+    client: Arc<Client>,
+    mut reading: Reading<'_>,
+    starts: BTreeMap<TopicPartition, i64>,
+    options: FetchOptions,
+) -> Result<Exit, CommandError> {
+    reading.positions.clone_from(&starts);
+    reading.sink.flush()?;
+    if reading.is_done() {
+        return reading.finish(Exit::Success);
+    }
+    let mut fetcher = Fetcher::start(client, starts, options);
+    let mut interrupt = std::pin::pin!(interrupted());
+    loop {
+        tokio::select! {
+            fetched = fetcher.next() => match fetched {
+                Some(Ok(fetched)) => {
+                    reading.take(&fetched)?;
+                    if reading.is_done() {
+                        return reading.finish(Exit::Success);
+                    }
+                }
+                Some(Err(failure)) => return reading.fail(failure),
+                None => return reading.finish(Exit::Success),
+            },
+            () = &mut interrupt => return reading.finish(Exit::Interrupted),
+        }
+    }
+}
+
+async fn consume_group(
+    client: Arc<Client>,
+    mut reading: Reading<'_>,
+    group: &str,
+    topics: Vec<Arc<str>>,
+    starts: &BTreeMap<TopicPartition, i64>,
+    options: FetchOptions,
+    commits: bool,
+) -> Result<Exit, CommandError> {
+    reading.sink.flush()?;
+    let mut member = GroupMember::new(Arc::clone(&client), group, topics);
+    let mut interrupt = std::pin::pin!(interrupted());
+    let exit = 'joined: loop {
+        let assignment = tokio::select! {
+            assignment = member.join() => match assignment {
+                Ok(assignment) => assignment,
+                Err(failure) => return reading.fail(failure),
+            },
+            () = &mut interrupt => break Exit::Interrupted,
+        };
+        let committed = match client.committed(group).await {
+            Ok(committed) => committed,
+            Err(failure) => return reading.fail(failure),
+        };
+        reading.positions = assignment
+            .into_iter()
+            .map(|partition| {
+                let start = starts.get(&partition).copied().unwrap_or(0);
+                let position = committed.get(&partition).copied().unwrap_or(start);
+                (partition, position)
+            })
+            .collect();
+        if reading.is_done() {
+            break Exit::Success;
+        }
+        let mut done = reading.positions.clone();
+        let mut fetcher = Fetcher::start(Arc::clone(&client), reading.positions.clone(), options);
+        let mut next_commit = Instant::now() + COMMIT_INTERVAL;
+        loop {
+            tokio::select! {
+                fetched = fetcher.next() => match fetched {
+                    Some(Ok(fetched)) => {
+                        reading.take(&fetched)?;
+                        if reading.is_done() {
+                            break 'joined Exit::Success;
+                        }
+                    }
+                    Some(Err(failure)) => {
+                        member.leave().await;
+                        return reading.fail(failure);
+                    }
+                    None => {}
+                },
+                disturbed = member.disturbed() => match disturbed {
+                    Ok(()) => break,
+                    Err(failure) => return reading.fail(failure),
+                },
+                () = tokio::time::sleep_until(next_commit) => {
+                    next_commit = Instant::now() + COMMIT_INTERVAL;
+                    if commits && let Err(failure) = commit_changes(&member, &reading.positions, &mut done).await {
+                        return reading.fail(failure);
+                    }
+                }
+                () = &mut interrupt => break 'joined Exit::Interrupted,
+            }
+        }
+        if commits && let Err(failure) = commit_changes(&member, &reading.positions, &mut done).await {
+            return reading.fail(failure);
+        }
+    };
+    if commits {
+        match member.commit(&reading.positions).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let failure = answered(
+                    27,
+                    group,
+                    &format!("group '{group}': the last records were not committed"),
+                    None,
+                );
+                member.leave().await;
+                return reading.fail(failure);
+            }
+            Err(failure) => return reading.fail(failure),
+        }
+    }
+    member.leave().await;
+    reading.finish(exit)
+}
+
+/// Commits what has moved since the last time.
+async fn commit_changes(
+    member: &GroupMember,
+    positions: &BTreeMap<TopicPartition, i64>,
+    done: &mut BTreeMap<TopicPartition, i64>,
+) -> Result<(), Failure> {
+    let changes: BTreeMap<TopicPartition, i64> = positions
+        .iter()
+        .filter(|(partition, position)| done.get(*partition) != Some(*position))
+        .map(|(partition, position)| (partition.clone(), *position))
+        .collect();
+    if member.commit(&changes).await? {
+        done.extend(changes);
+    }
+    Ok(())
+}

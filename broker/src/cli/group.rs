@@ -1,0 +1,591 @@
+//! `alluvium group`: list, describe, lag, seek, delete.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{
+    Context,
+    client::{Client, TopicPartition},
+    connection::{ConnectionError, answered, is_retriable},
+    failure::{CommandError, Exit, Failure},
+    group_member::decode_assignment,
+    offset_spec::{Bound, SeekTarget},
+    output::{Column, OutputMode, Report, count_of},
+    topic::ask,
+};
+use crate::protocol::{
+    Str,
+    messages::{
+        delete_groups::DeleteGroupsRequest,
+        describe_groups::{DescribeGroupsRequest, DescribedGroup},
+        list_groups::ListGroupsRequest,
+        offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+    },
+};
+
+#[derive(Subcommand)]
+pub(super) enum GroupCommand {
+    /// List groups
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show members, assignments and lag of groups
+    Describe(DescribeArgs),
+    /// Show how far groups are behind, in records
+    Lag(LagArgs),
+    /// Move the committed offsets of a group that has no members
+    Seek(SeekArgs),
+    /// Delete groups with all that they committed
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
+}
+
+impl GroupCommand {
+    /// The command's name in output.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::List => "group list",
+            Self::Describe(_) => "group describe",
+            Self::Lag(_) => "group lag",
+            Self::Seek(_) => "group seek",
+            Self::Delete(_) => "group delete",
+        }
+    }
+}
+
+#[derive(Args)]
+pub(super) struct DescribeArgs {
+    /// Groups
+    #[arg(required = true, value_name = "GROUP")]
+    groups: Vec<String>,
+}
+
+#[derive(Args)]
+pub(super) struct LagArgs {
+    /// Groups
+    #[arg(required = true, value_name = "GROUP")]
+    groups: Vec<String>,
+    /// Print again every second until interrupted
+    #[arg(short, long)]
+    watch: bool,
+    /// End with exit code 6 where a group is more than N records behind
+    #[arg(long, value_name = "N")]
+    max: Option<i64>,
+}
+
+#[derive(Args)]
+#[command(group(clap::ArgGroup::new("target").required(true).args(["to", "to_group", "to_file"])))]
+pub(super) struct SeekArgs {
+    /// The group
+    #[arg(value_name = "GROUP")]
+    group: String,
+    /// start, end, an offset, @TIME (@2026-11-21T09:00Z, @-2h), or +N and -N from what is committed
+    #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
+    to: Option<String>,
+    /// To where another group is
+    #[arg(long, value_name = "GROUP")]
+    to_group: Option<String>,
+    /// To offsets in a file: lines of TOPIC PARTITION OFFSET
+    #[arg(long, value_name = "FILE")]
+    to_file: Option<PathBuf>,
+    /// Only these topics [default: those with a committed offset]
+    #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
+    topics: Vec<String>,
+    /// Show what would be committed and commit nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+pub(super) struct DeleteArgs {
+    /// Groups
+    #[arg(required = true, value_name = "GROUP")]
+    groups: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Show what would be deleted and delete nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(context: &Context, command: GroupCommand) -> Result<Exit, CommandError> {
+    match command {
+        GroupCommand::List => list(context).await,
+        GroupCommand::Describe(arguments) => describe(context, &arguments).await,
+        GroupCommand::Lag(arguments) => lag(context, &arguments).await,
+        GroupCommand::Seek(arguments) => seek(context, &arguments).await,
+        GroupCommand::Delete(arguments) => delete(context, &arguments).await,
+    }
+}
+
+async fn list(context: &Context) -> Result<Exit, CommandError> {
+    let client = Client::connect(&context.settings).await?;
+    let mut report = Report::new(
+        "group list",
+        &[
+            Column::left("GROUP", "group"),
+            Column::left("STATE", "state"),
+            Column::left("PROTOCOL-TYPE", "protocol_type").wide(),
+            Column::right("COORDINATOR", "coordinator").wide(),
+        ],
+    );
+    let mut groups = BTreeMap::new();
+    for broker in client.metadata(Some(&[])).await?.brokers {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(context.settings.timeout_ms);
+        loop {
+            let connection = client.node(broker.node_id).await?;
+            let response =
+                connection.ask(&ListGroupsRequest::default()).await.map_err(ConnectionError::into_failure)?;
+            let code = response.error_code;
+            if is_retriable(code) && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(super::client::BACKOFF).await;
+                continue;
+            }
+            if code != 0 {
+                let item = connection.address();
+                report.fail(answered(code, item, &format!("groups of broker {item}"), None));
+            }
+            for group in response.groups {
+                groups.insert(group.group_id.to_string(), (broker.node_id, group));
+            }
+            break;
+        }
+    }
+    for (id, (coordinator, group)) in groups {
+        report.row(json!({
+            "group": id,
+            "state": &*group.group_state,
+            "protocol_type": &*group.protocol_type,
+            "coordinator": coordinator,
+        }));
+    }
+    report.print(&context.terminal)
+}
+
+/// A group that exists: known to its coordinator, with a member or something committed.
+struct Known {
+    described: DescribedGroup,
+    committed: BTreeMap<TopicPartition, i64>,
+}
+
+async fn known(client: &Client, group: &str) -> Result<Known, Failure> {
+    let request = DescribeGroupsRequest { groups: vec![Str::from(group)], ..Default::default() };
+    // 69 is an answer like any other here: it says that the group does not exist
+    let response = client
+        .ask_coordinator(group, &request, |response| {
+            response.groups.first().map_or(0, |group| group.error_code)
+        })
+        .await?;
+    let missing = || answered(69, group, &format!("group '{group}'"), None);
+    let described = response.groups.into_iter().next().ok_or_else(missing)?;
+    let committed = client.committed(group).await?;
+    if &*described.group_state == "Dead" && committed.is_empty() {
+        return Err(missing());
+    }
+    Ok(Known { described, committed })
+}
+
+/// Lag of one partition, never negative: the end is read after the commit.
+struct Lag {
+    committed: Option<i64>,
+    log_end: i64,
+    lag: i64,
+}
+
+async fn lags(
+    client: &Client,
+    partitions: BTreeSet<TopicPartition>,
+    committed: &BTreeMap<TopicPartition, i64>,
+) -> Result<BTreeMap<TopicPartition, Lag>, Failure> {
+    let partitions: Vec<TopicPartition> = partitions.into_iter().collect();
+    let watermarks = client.watermarks(&partitions).await?;
+    Ok(watermarks
+        .into_iter()
+        .map(|(partition, (start, end))| {
+            let committed = committed.get(&partition).copied();
+            // records below the log's start are gone: nobody is behind by them
+            let lag = (end - committed.unwrap_or(start).max(start)).max(0);
+            (partition, Lag { committed, log_end: end, lag })
+        })
+        .collect())
+}
+
+async fn describe(context: &Context, arguments: &DescribeArgs) -> Result<Exit, CommandError> {
+    let client = Client::connect(&context.settings).await?;
+    let mut report = Report::new(
+        "group describe",
+        &[
+            Column::left("GROUP", "group"),
+            Column::left("STATE", "state"),
+            Column::left("TOPIC", "topic"),
+            Column::right("PARTITION", "partition"),
+            Column::right("COMMITTED", "committed"),
+            Column::right("LOG-END", "log_end"),
+            Column::right("LAG", "lag"),
+            Column::left("CLIENT-ID", "client_id"),
+            Column::left("HOST", "host"),
+            Column::left("MEMBER", "member").wide(),
+            Column::left("ASSIGNOR", "assignor").wide(),
+        ],
+    );
+    for group in &arguments.groups {
+        let known = match known(&client, group).await {
+            Ok(known) => known,
+            Err(failure) if failure.code.is_some() => {
+                report.fail(failure);
+                continue;
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let mut owners = BTreeMap::new();
+        for member in &known.described.members {
+            for partition in decode_assignment(&member.member_assignment) {
+                owners.insert(partition, member);
+            }
+        }
+        let partitions = owners.keys().chain(known.committed.keys()).cloned().collect();
+        let lags = lags(&client, partitions, &known.committed).await?;
+        let state = &*known.described.group_state;
+        let assignor = &*known.described.protocol_data;
+        for (partition, lag) in &lags {
+            let owner = owners.get(partition);
+            report.row(json!({
+                "group": group,
+                "state": state,
+                "topic": &*partition.topic,
+                "partition": partition.partition,
+                "committed": lag.committed,
+                "log_end": lag.log_end,
+                "lag": lag.lag,
+                "client_id": owner.map(|member| member.client_id.to_string()),
+                "host": owner.map(|member| member.client_host.trim_start_matches('/').to_owned()),
+                "member": owner.map(|member| member.member_id.to_string()),
+                "assignor": assignor,
+            }));
+        }
+        let idle = known
+            .described
+            .members
+            .iter()
+            .filter(|member| !owners.values().any(|owner| owner.member_id == member.member_id));
+        for member in idle {
+            report.row(json!({
+                "group": group, "state": state, "topic": null, "partition": null, "committed": null,
+                "log_end": null, "lag": null, "client_id": &*member.client_id,
+                "host": member.client_host.trim_start_matches('/'), "member": &*member.member_id, "assignor": assignor,
+            }));
+        }
+        if lags.is_empty() && known.described.members.is_empty() {
+            report.row(json!({
+                "group": group, "state": state, "topic": null, "partition": null, "committed": null,
+                "log_end": null, "lag": null, "client_id": null, "host": null, "member": null, "assignor": assignor,
+            }));
+        }
+    }
+    report.print(&context.terminal)
+}
+
+async fn lag(context: &Context, arguments: &LagArgs) -> Result<Exit, CommandError> {
+    let client = Client::connect(&context.settings).await?;
+    loop {
+        let exit = lag_once(context, &client, arguments).await?;
+        if !arguments.watch || exit != Exit::Success {
+            return Ok(exit);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if context.terminal.mode == OutputMode::Table && context.terminal.color {
+            print!("\x1b[2J\x1b[H");
+        }
+    }
+}
+
+async fn lag_once(context: &Context, client: &Client, arguments: &LagArgs) -> Result<Exit, CommandError> {
+    let mut report = Report::new(
+        "group lag",
+        &[
+            Column::left("GROUP", "group"),
+            Column::left("TOPIC", "topic"),
+            Column::right("PARTITION", "partition"),
+            Column::right("COMMITTED", "committed"),
+            Column::right("LOG-END", "log_end"),
+            Column::right("LAG", "lag"),
+        ],
+    );
+    let mut over = Exit::Success;
+    for group in &arguments.groups {
+        let known = match known(client, group).await {
+            Ok(known) => known,
+            Err(failure) if failure.code.is_some() => {
+                report.fail(failure);
+                continue;
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let assigned =
+            known.described.members.iter().flat_map(|member| decode_assignment(&member.member_assignment));
+        let partitions = assigned.chain(known.committed.keys().cloned()).collect();
+        let mut total = 0;
+        for (partition, lag) in lags(client, partitions, &known.committed).await? {
+            total += lag.lag;
+            report.row(json!({
+                "group": group,
+                "topic": &*partition.topic,
+                "partition": partition.partition,
+                "committed": lag.committed,
+                "log_end": lag.log_end,
+                "lag": lag.lag,
+            }));
+        }
+        if let Some(max) = arguments.max.filter(|max| total > *max) {
+            let message = format!("group '{group}' is {total} records behind, more than {max}");
+            report.fail(Failure::local(Exit::Unhealthy, "LAG_OVER_THRESHOLD", group, message));
+            over = Exit::Unhealthy;
+        }
+    }
+    let exit = report.print(&context.terminal)?;
+    Ok(if exit == Exit::Success { over } else { exit })
+}
+
+async fn seek(context: &Context, arguments: &SeekArgs) -> Result<Exit, CommandError> {
+    let group = arguments.group.as_str();
+    let target = match &arguments.to {
+        None => None,
+        Some(text) => Some(SeekTarget::parse(text, context.clock.now_ms()).map_err(|why| {
+            Failure::usage("--to", format!("--to {text}: {why}"))
+                .hint("start, end, 42, +10, -10, @2026-11-21T09:00Z or @-2h")
+        })?),
+    };
+    let from_file = match &arguments.to_file {
+        None => None,
+        Some(path) => Some(read_offsets(path)?),
+    };
+    let client = Client::connect(&context.settings).await?;
+    let request = DescribeGroupsRequest { groups: vec![Str::from(group)], ..Default::default() };
+    let described = client
+        .ask_coordinator(group, &request, |response| {
+            match response.groups.first().map_or(0, |group| group.error_code) {
+                // a group that does not exist may be made by seeking it, to copy another one
+                69 => 0,
+                code => code,
+            }
+        })
+        .await?;
+    let members = described.groups.first().map_or(&[][..], |group| &group.members);
+    if !members.is_empty() && !arguments.dry_run {
+        let who: Vec<String> = members
+            .iter()
+            .map(|member| format!("{} at {}", member.client_id, member.client_host.trim_start_matches('/')))
+            .collect();
+        return Err(answered(68, group, &format!("group '{group}' cannot be moved"), None)
+            .hint(format!("stop {} first: {}", count_of(who.len(), "member"), who.join(", ")))
+            .into());
+    }
+    let committed = client.committed(group).await?;
+    let new: BTreeMap<TopicPartition, i64> = if let Some(offsets) = from_file {
+        offsets
+    } else if let Some(other) = &arguments.to_group {
+        known(&client, other).await?.committed
+    } else {
+        let mut partitions: Vec<TopicPartition> = committed.keys().cloned().collect();
+        if !arguments.topics.is_empty() {
+            let names: Vec<Arc<str>> = arguments.topics.iter().map(|name| name.as_str().into()).collect();
+            partitions = client.partitions(&names).await?;
+        }
+        let watermarks = client.watermarks(&partitions).await?;
+        match target {
+            Some(SeekTarget::Shift(by)) => watermarks
+                .iter()
+                .map(|(partition, (start, end))| {
+                    let from = committed.get(partition).copied().unwrap_or(*start);
+                    (partition.clone(), from.saturating_add(by).clamp(*start, *end))
+                })
+                .collect(),
+            Some(SeekTarget::Bound(Bound::Offset(offset))) => watermarks
+                .iter()
+                .map(|(partition, (start, end))| (partition.clone(), offset.clamp(*start, *end)))
+                .collect(),
+            Some(SeekTarget::Bound(bound)) => client.resolve(bound, &watermarks).await?,
+            None => BTreeMap::new(),
+        }
+    };
+    let new: BTreeMap<TopicPartition, i64> = new
+        .into_iter()
+        .filter(|(partition, _)| {
+            arguments.topics.is_empty() || arguments.topics.iter().any(|topic| **topic == *partition.topic)
+        })
+        .collect();
+    if new.is_empty() {
+        return Err(Failure::local(
+            Exit::NotFound,
+            "NOTHING_COMMITTED",
+            group,
+            format!("group '{group}' has committed nothing that could be moved"),
+        )
+        .hint("name topics: --topics TOPIC,..")
+        .into());
+    }
+    let mut codes = BTreeMap::new();
+    if !arguments.dry_run {
+        codes = commit_offsets(&client, group, &new).await?;
+    }
+    let mut report = Report::new(
+        "group seek",
+        &[
+            Column::left("TOPIC", "topic"),
+            Column::right("PARTITION", "partition"),
+            Column::right("NOW", "now"),
+            Column::right("THEN", "then"),
+            Column::right("REPLAYED", "replayed"),
+        ],
+    );
+    for (partition, then) in &new {
+        if let Some(code) = codes.get(partition).copied().filter(|code| *code != 0) {
+            let item = partition.to_string();
+            report.fail(answered(code, &item, &format!("{item} of group '{group}' was not moved"), None));
+            continue;
+        }
+        let now = committed.get(partition);
+        report.row(json!({
+            "topic": &*partition.topic,
+            "partition": partition.partition,
+            "now": now,
+            "then": then,
+            "replayed": now.map(|now| (now - then).max(0)),
+        }));
+    }
+    report.print(&context.terminal)
+}
+
+/// Commits from outside of the group, which has no members.
+async fn commit_offsets(
+    client: &Client,
+    group: &str,
+    offsets: &BTreeMap<TopicPartition, i64>,
+) -> Result<BTreeMap<TopicPartition, i16>, Failure> {
+    let request = OffsetCommitRequest {
+        group_id: Str::from(group),
+        topics: commit_topics(offsets),
+        ..Default::default()
+    };
+    let response = client
+        .ask_coordinator(group, &request, |response| {
+            let codes = response
+                .topics
+                .iter()
+                .flat_map(|topic| &topic.partitions)
+                .map(|partition| partition.error_code);
+            codes.into_iter().find(|code| is_retriable(*code) && *code != 3).unwrap_or(0)
+        })
+        .await?;
+    let mut codes = BTreeMap::new();
+    for topic in response.topics {
+        let name: Arc<str> = (&*topic.name).into();
+        for partition in topic.partitions {
+            let key = TopicPartition { topic: Arc::clone(&name), partition: partition.partition_index };
+            codes.insert(key, partition.error_code);
+        }
+    }
+    Ok(codes)
+}
+
+/// Offsets as a commit carries them.
+pub(super) fn commit_topics(offsets: &BTreeMap<TopicPartition, i64>) -> Vec<OffsetCommitRequestTopic> {
+    let mut topics: BTreeMap<&Arc<str>, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
+    for (partition, offset) in offsets {
+        topics.entry(&partition.topic).or_default().push(OffsetCommitRequestPartition {
+            partition_index: partition.partition,
+            committed_offset: *offset,
+            committed_metadata: Some(Str::default()),
+            ..Default::default()
+        });
+    }
+    topics
+        .into_iter()
+        .map(|(name, partitions)| OffsetCommitRequestTopic { name: Str::from(&**name), partitions })
+        .collect()
+}
+
+fn read_offsets(path: &PathBuf) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
+    let name = path.display().to_string();
+    let text =
+        std::fs::read_to_string(path).map_err(|error| Failure::usage(&name, format!("{name}: {error}")))?;
+    let mut offsets = BTreeMap::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let parsed = match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [topic, partition, offset] => partition
+                .parse()
+                .ok()
+                .zip(offset.parse::<i64>().ok().filter(|offset| *offset >= 0))
+                .map(|(partition, offset)| (TopicPartition { topic: topic.into(), partition }, offset)),
+            _ => None,
+        };
+        let (partition, offset) = parsed.ok_or_else(|| {
+            Failure::usage(
+                &name,
+                format!("{name}, line {}: '{line}' is not TOPIC PARTITION OFFSET", number + 1),
+            )
+        })?;
+        offsets.insert(partition, offset);
+    }
+    Ok(offsets)
+}
+
+async fn delete(context: &Context, arguments: &DeleteArgs) -> Result<Exit, CommandError> {
+    let client = Client::connect(&context.settings).await?;
+    let mut report = Report::new(
+        "group delete",
+        &[
+            Column::left("GROUP", "group"),
+            Column::right("PARTITIONS", "partitions"),
+            Column::left("RESULT", "result"),
+        ],
+    );
+    let mut doomed = Vec::new();
+    for group in &arguments.groups {
+        match known(&client, group).await {
+            Ok(known) => doomed.push((group, known.committed.len())),
+            Err(failure) if failure.code.is_some() => report.fail(failure),
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+    if !doomed.is_empty() && !arguments.yes && !arguments.dry_run {
+        let list: Vec<&str> = doomed.iter().map(|(group, _)| group.as_str()).collect();
+        let partitions: usize = doomed.iter().map(|(_, partitions)| partitions).sum();
+        ask(
+            &format!(
+                "Delete {} ({}) with the committed offsets of {}?",
+                count_of(doomed.len(), "group"),
+                list.join(", "),
+                count_of(partitions, "partition")
+            ),
+            "groups",
+        )?;
+    }
+    for (group, partitions) in doomed {
+        if !arguments.dry_run {
+            let request = DeleteGroupsRequest { groups_names: vec![Str::from(group.as_str())] };
+            let deleted = client
+                .ask_coordinator(group, &request, |response| {
+                    response.results.first().map_or(0, |result| result.error_code)
+                })
+                .await;
+            if let Err(failure) = deleted {
+                report.fail(failure);
+                continue;
+            }
+        }
+        report.row(json!({
+            "group": group,
+            "partitions": partitions,
+            "result": if arguments.dry_run { "would be deleted" } else { "deleted" },
+        }));
+    }
+    report.print(&context.terminal)
+}

@@ -1,0 +1,603 @@
+//! The producer: records gathered into batches by partition, several batches on their way, each in order and once.
+//!
+//! ```text
+//! send -> partition (by key: murmur2, as Java; without: one for some time) -> lane -> batches -> leader
+//! ```
+//! A lane is a task that serves one partition. It has a producer id of its own, so that a batch that was refused for good
+//! does not hold up the sequences of others. Where a leader is lost, everything on its way is sent again, in order; the
+//! sequences let the broker drop what it already has.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use log_store::{
+    batch::{BatchBuilder, RecordBatch},
+    compression::Codec,
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+
+use super::{
+    client::{BACKOFF, Client, TopicPartition},
+    connection::{ConnectionError, Pending, answered, is_retriable},
+    failure::{Exit, Failure},
+    jsonl::ProducedRecord,
+};
+use crate::{
+    clock::Clock,
+    protocol::{
+        Str,
+        messages::{
+            init_producer_id::InitProducerIdRequest,
+            produce::{PartitionData, ProduceRequest, TopicData},
+        },
+    },
+};
+
+/// How records are sent.
+#[derive(Clone, Debug)]
+pub(super) struct ProducerOptions {
+    /// -1 (all), 1 or 0.
+    pub(super) acks: i16,
+    /// Compression of batches.
+    pub(super) codec: Codec,
+    /// Largest batch, before compression.
+    pub(super) batch_bytes: usize,
+    /// How long a batch waits for more records.
+    pub(super) linger: Duration,
+    /// How long a record may take, with all attempts.
+    pub(super) delivery_timeout: Duration,
+}
+
+impl Default for ProducerOptions {
+    fn default() -> Self {
+        Self {
+            acks: -1,
+            codec: Codec::None,
+            batch_bytes: 16 << 10,
+            linger: Duration::ZERO,
+            delivery_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What became of a record.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    /// As given to [`Producer::send`].
+    pub(super) token: u64,
+    /// Where it went.
+    pub(super) partition: i32,
+    /// Its offset (-1 with `acks=0`), or why it was not written.
+    pub(super) result: Result<i64, Failure>,
+}
+
+struct Queued {
+    record: ProducedRecord,
+    timestamp: i64,
+    token: u64,
+}
+
+/// Bytes of records that may wait for their answer.
+const BUFFER_BYTES: usize = 32 << 20;
+/// Batches of one partition on their way.
+const IN_FLIGHT: usize = 5;
+/// Records without a key change partition after so many bytes, as sticky partitioners do.
+const STICKY_BYTES: usize = 16 << 10;
+
+/// A producer for one topic.
+pub(super) struct Producer {
+    client: Arc<Client>,
+    topic: Arc<str>,
+    options: ProducerOptions,
+    clock: Clock,
+    lanes: HashMap<i32, mpsc::UnboundedSender<Queued>>,
+    partitions: Vec<i32>,
+    deliveries: mpsc::UnboundedSender<Delivery>,
+    room: Arc<Semaphore>,
+    sticky: (usize, usize),
+}
+
+impl Producer {
+    /// A producer for a topic that exists; results come out of the receiver.
+    ///
+    /// # Errors
+    /// The topic does not exist, or nobody answers.
+    pub(super) async fn new(
+        client: Arc<Client>,
+        topic: &str,
+        options: ProducerOptions,
+        clock: Clock,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Delivery>), Failure> {
+        let topic: Arc<str> = topic.into();
+        let partitions = client.partitions(&[Arc::clone(&topic)]).await?;
+        let partitions: Vec<i32> = partitions.iter().map(|partition| partition.partition).collect();
+        let (deliveries, results) = mpsc::unbounded_channel();
+        let first = usize::try_from(crate::clock::entropy() >> 1).unwrap_or(0) % partitions.len().max(1);
+        let producer = Self {
+            client,
+            topic,
+            options,
+            clock,
+            lanes: HashMap::new(),
+            partitions,
+            deliveries,
+            room: Arc::new(Semaphore::new(BUFFER_BYTES)),
+            sticky: (first, 0),
+        };
+        Ok((producer, results))
+    }
+
+    /// Queues a record; waits only where too much is on its way already.
+    ///
+    /// # Errors
+    /// The record names a partition that the topic does not have.
+    pub(super) async fn send(&mut self, record: ProducedRecord, token: u64) -> Result<(), Failure> {
+        let bytes = size_of(&record);
+        let partition = self.partition_for(&record, bytes)?;
+        if let Ok(permit) = self.room.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await {
+            permit.forget();
+        }
+        let timestamp = record.timestamp.unwrap_or_else(|| self.clock.now_ms());
+        let lane = self.lanes.entry(partition).or_insert_with(|| {
+            let (sender, queue) = mpsc::unbounded_channel();
+            let lane = Lane {
+                client: Arc::clone(&self.client),
+                partition: TopicPartition { topic: Arc::clone(&self.topic), partition },
+                options: self.options.clone(),
+                queue,
+                deliveries: self.deliveries.clone(),
+                room: Arc::clone(&self.room),
+                identity: None,
+                sequence: 0,
+            };
+            tokio::spawn(lane.run());
+            sender
+        });
+        // a lane lives as long as its sender
+        let _ = lane.send(Queued { record, timestamp, token });
+        Ok(())
+    }
+
+    fn partition_for(&mut self, record: &ProducedRecord, bytes: usize) -> Result<i32, Failure> {
+        let count = self.partitions.len();
+        if let Some(partition) = record.partition {
+            if self.partitions.contains(&partition) {
+                return Ok(partition);
+            }
+            let item = format!("{}-{partition}", self.topic);
+            let message = format!(
+                "topic '{}' has partitions 0 to {}, not {partition}",
+                self.topic,
+                count.saturating_sub(1)
+            );
+            return Err(Failure::kafka(3, "UNKNOWN_TOPIC_OR_PARTITION", item, message));
+        }
+        let index = match &record.key {
+            Some(key) => partition_of_key(key, count),
+            None => {
+                let (index, sent) = self.sticky;
+                self.sticky = match sent + bytes >= STICKY_BYTES {
+                    true => ((index + 1) % count.max(1), 0),
+                    false => (index, sent + bytes),
+                };
+                index
+            }
+        };
+        self.partitions
+            .get(index)
+            .copied()
+            .ok_or_else(|| answered(3, &self.topic, &format!("topic '{}'", self.topic), None))
+    }
+}
+
+/// Bytes of a record, about as many as it takes in a batch.
+fn size_of(record: &ProducedRecord) -> usize {
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len) + 4)
+        .sum();
+    record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + headers + 16
+}
+
+/// The partition of a key, as Kafka's Java client chooses it.
+pub(super) fn partition_of_key(key: &[u8], partitions: usize) -> usize {
+    let positive = usize::try_from(murmur2(key) & 0x7fff_ffff).unwrap_or(0);
+    positive % partitions.max(1)
+}
+
+/// Murmur2 with Kafka's seed.
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let (words, rest) = data.as_chunks::<4>();
+    for word in words {
+        // the algorithm is defined on little-endian words
+        let mut k = u32::from(word[0])
+            | u32::from(word[1]) << 8
+            | u32::from(word[2]) << 16
+            | u32::from(word[3]) << 24;
+        k = k.wrapping_mul(M);
+        k ^= k >> 24;
+        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
+    }
+    if !rest.is_empty() {
+        for (index, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * index);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^ hash >> 15
+}
+
+/// A batch on its way.
+struct Batch {
+    batch: RecordBatch,
+    tokens: Vec<u64>,
+    bytes: usize,
+    deadline: Instant,
+    answer: Option<Pending<ProduceRequest>>,
+}
+
+/// What serves one partition.
+struct Lane {
+    client: Arc<Client>,
+    partition: TopicPartition,
+    options: ProducerOptions,
+    queue: mpsc::UnboundedReceiver<Queued>,
+    deliveries: mpsc::UnboundedSender<Delivery>,
+    room: Arc<Semaphore>,
+    /// Producer id and epoch, where sequences are used.
+    identity: Option<(i64, i16)>,
+    /// Of the next record.
+    sequence: i32,
+}
+
+impl Lane {
+    async fn run(mut self) {
+        let mut flying: VecDeque<Batch> = VecDeque::new();
+        let mut held: Option<Queued> = None;
+        let mut open = true;
+        loop {
+            while open && flying.len() < IN_FLIGHT {
+                // with something on its way, whatever waits goes; without, the next record is waited for
+                let first = match held.take() {
+                    Some(queued) => queued,
+                    None if flying.is_empty() => match self.queue.recv().await {
+                        Some(queued) => queued,
+                        None => {
+                            open = false;
+                            break;
+                        }
+                    },
+                    None => match self.queue.try_recv() {
+                        Ok(queued) => queued,
+                        Err(mpsc::error::TryRecvError::Empty) => break,
+                        Err(mpsc::error::TryRecvError::Disconnected) => {
+                            open = false;
+                            break;
+                        }
+                    },
+                };
+                let gathered = self.gather(first, &mut held).await;
+                let batch = match self.build(gathered).await {
+                    Some(batch) => batch,
+                    None => continue,
+                };
+                flying.push_back(batch);
+                self.submit(&mut flying).await;
+            }
+            if flying.is_empty() {
+                if !open {
+                    return;
+                }
+                continue;
+            }
+            self.settle_first(&mut flying).await;
+        }
+    }
+
+    /// Adds what is queued, or comes within the linger, up to the size of a batch.
+    async fn gather(&mut self, first: Queued, held: &mut Option<Queued>) -> Vec<Queued> {
+        let mut bytes = size_of(&first.record);
+        let mut gathered = vec![first];
+        let until = Instant::now() + self.options.linger;
+        while bytes < self.options.batch_bytes {
+            let next = match self.queue.try_recv() {
+                Ok(next) => next,
+                Err(_) if self.options.linger.is_zero() => break,
+                Err(_) => match tokio::time::timeout_at(until, self.queue.recv()).await {
+                    Ok(Some(next)) => next,
+                    _ => break,
+                },
+            };
+            let more = size_of(&next.record);
+            if bytes + more > self.options.batch_bytes {
+                *held = Some(next);
+                break;
+            }
+            bytes += more;
+            gathered.push(next);
+        }
+        gathered
+    }
+
+    /// Builds a batch with the next sequences. Where no producer id is to be had, its records fail.
+    async fn build(&mut self, gathered: Vec<Queued>) -> Option<Batch> {
+        let bytes = gathered.iter().map(|queued| size_of(&queued.record)).sum();
+        let deadline = Instant::now() + self.options.delivery_timeout;
+        let tokens: Vec<u64> = gathered.iter().map(|queued| queued.token).collect();
+        let mut builder = BatchBuilder::new(self.options.codec);
+        if self.options.acks == -1 {
+            match self.identity(deadline).await {
+                Ok((id, epoch)) => builder = builder.producer(id, epoch, self.sequence),
+                Err(failure) => {
+                    self.fail(&tokens, bytes, &failure);
+                    return None;
+                }
+            }
+            self.sequence = advance(self.sequence, gathered.len());
+        }
+        for queued in &gathered {
+            let record = &queued.record;
+            let headers: Vec<(&[u8], Option<&[u8]>)> =
+                record.headers.iter().map(|(name, value)| (&name[..], value.as_deref())).collect();
+            builder.append(queued.timestamp, record.key.as_deref(), record.value.as_deref(), &headers);
+        }
+        Some(Batch { batch: builder.build(), tokens, bytes, deadline, answer: None })
+    }
+
+    async fn identity(&mut self, deadline: Instant) -> Result<(i64, i16), Failure> {
+        if let Some(identity) = self.identity {
+            return Ok(identity);
+        }
+        let request = InitProducerIdRequest { transaction_timeout_ms: 60_000, ..Default::default() };
+        loop {
+            let failure = match self.client.ask(&request).await {
+                Ok(response) if response.error_code == 0 => {
+                    self.sequence = 0;
+                    let identity = (response.producer_id, response.producer_epoch);
+                    self.identity = Some(identity);
+                    return Ok(identity);
+                }
+                Ok(response) => {
+                    let failure =
+                        answered(response.error_code, &self.partition.to_string(), "no producer id", None);
+                    if !is_retriable(response.error_code) {
+                        return Err(failure);
+                    }
+                    failure
+                }
+                Err(failure) => failure,
+            };
+            if Instant::now() >= deadline {
+                return Err(failure);
+            }
+            tokio::time::sleep(BACKOFF).await;
+        }
+    }
+
+    /// Sends the batches that are not on their way; where that does not work they stay, for [`Lane::settle_first`].
+    async fn submit(&mut self, flying: &mut VecDeque<Batch>) {
+        let Ok(connection) = self.leader().await else { return };
+        for batch in flying.iter_mut().filter(|batch| batch.answer.is_none()) {
+            let request = ProduceRequest {
+                acks: self.options.acks,
+                timeout_ms: 30_000,
+                topics: vec![TopicData {
+                    name: Str::from(&*self.partition.topic),
+                    partitions: vec![PartitionData {
+                        index: self.partition.partition,
+                        records: Some(batch.batch.to_bytes()),
+                    }],
+                    ..Default::default()
+                }],
+                ..Default::default()
+            };
+            if self.options.acks == 0 {
+                if connection.tell(&request).is_err() {
+                    return;
+                }
+                for token in &batch.tokens {
+                    self.deliver(*token, Ok(-1));
+                }
+                self.room.add_permits(batch.bytes);
+                batch.tokens.clear();
+                batch.bytes = 0;
+            } else {
+                match connection.submit(&request) {
+                    Ok(pending) => batch.answer = Some(pending),
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+
+    async fn leader(&self) -> Result<Arc<super::connection::Connection>, Failure> {
+        let leader = match self.client.known_leader(&self.partition) {
+            Some(leader) => leader,
+            None => {
+                let topics = self.client.topics(&[Arc::clone(&self.partition.topic)]).await?;
+                let leaders = super::client::leaders_of(&topics);
+                leaders
+                    .get(&self.partition)
+                    .copied()
+                    .ok_or_else(|| answered(3, &self.partition.to_string(), "no such partition", None))?
+            }
+        };
+        let connection = self.client.node(leader).await;
+        if connection.is_err() {
+            self.client.forget_leader(&self.partition);
+        }
+        connection
+    }
+
+    /// Waits for the answer to the oldest batch and acts on it.
+    async fn settle_first(&mut self, flying: &mut VecDeque<Batch>) {
+        let Some(first) = flying.front_mut() else { return };
+        if self.options.acks == 0 && first.tokens.is_empty() {
+            flying.pop_front();
+            return;
+        }
+        let deadline = first.deadline;
+        let failure = match first.answer.take() {
+            None => Failure::local(
+                Exit::Unreachable,
+                "NO_LEADER",
+                self.partition.to_string(),
+                format!("no leader of {} can be reached", self.partition),
+            ),
+            Some(answer) => {
+                let limit = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(35));
+                match answer.within(limit).await {
+                    Ok(response) => {
+                        let answer = response
+                            .responses
+                            .into_iter()
+                            .flat_map(|topic| topic.partitions)
+                            .next()
+                            .unwrap_or_default();
+                        let code = answer.error_code;
+                        let what = format!("{} refused the records", self.partition);
+                        match code {
+                            // 46: a duplicate older than the broker remembers; it was written
+                            0 | 46 => {
+                                let Some(batch) = flying.pop_front() else { return };
+                                for (ordinal, token) in (0_i64..).zip(&batch.tokens) {
+                                    let offset = if answer.base_offset < 0 {
+                                        -1
+                                    } else {
+                                        answer.base_offset + ordinal
+                                    };
+                                    self.deliver(*token, Ok(offset));
+                                }
+                                self.room.add_permits(batch.bytes);
+                                return;
+                            }
+                            _ => {
+                                let reason =
+                                    answer.record_errors.iter().find_map(|error| error.message.as_deref());
+                                let failure = answered(
+                                    code,
+                                    &self.partition.to_string(),
+                                    &what,
+                                    reason.or(answer.error_message.as_deref()),
+                                );
+                                if !is_retriable(code) {
+                                    self.refuse_first(flying, &failure).await;
+                                    return;
+                                }
+                                failure
+                            }
+                        }
+                    }
+                    Err(error) => error.into_failure(),
+                }
+            }
+        };
+        // everything behind it must not overtake it: let what is on its way come back, then send all again in order
+        for batch in flying.iter_mut() {
+            if let Some(answer) = batch.answer.take() {
+                let _: Result<_, ConnectionError> = answer.within(Duration::from_secs(5)).await;
+            }
+        }
+        if Instant::now() >= deadline {
+            self.refuse_first(flying, &failure).await;
+            return;
+        }
+        self.client.forget_leader(&self.partition);
+        tokio::time::sleep(BACKOFF).await;
+        self.submit(flying).await;
+    }
+
+    /// Fails the oldest batch for good; those behind it get new sequences, since the broker never saw this one.
+    async fn refuse_first(&mut self, flying: &mut VecDeque<Batch>, failure: &Failure) {
+        for batch in flying.iter_mut() {
+            if let Some(answer) = batch.answer.take() {
+                let _: Result<_, ConnectionError> = answer.within(Duration::from_secs(5)).await;
+            }
+        }
+        if let Some(batch) = flying.pop_front() {
+            self.fail(&batch.tokens, batch.bytes, failure);
+        }
+        if self.options.acks != -1 {
+            self.submit(flying).await;
+            return;
+        }
+        self.identity = None;
+        let Some(deadline) = flying.front().map(|batch| batch.deadline) else { return };
+        match self.identity(deadline).await {
+            Ok((id, epoch)) => {
+                for batch in flying.iter_mut() {
+                    let mut header = batch.batch.header();
+                    (header.producer_id, header.producer_epoch, header.base_sequence) =
+                        (id, epoch, self.sequence);
+                    self.sequence = advance(self.sequence, batch.tokens.len());
+                    batch.batch.head = header.encode();
+                    header.crc = batch.batch.computed_crc();
+                    batch.batch.head = header.encode();
+                }
+                self.submit(flying).await;
+            }
+            Err(failure) => {
+                for batch in flying.drain(..) {
+                    self.fail(&batch.tokens, batch.bytes, &failure);
+                }
+            }
+        }
+    }
+
+    fn fail(&self, tokens: &[u64], bytes: usize, failure: &Failure) {
+        for token in tokens {
+            self.deliver(*token, Err(failure.clone()));
+        }
+        self.room.add_permits(bytes);
+    }
+
+    fn deliver(&self, token: u64, result: Result<i64, Failure>) {
+        // whoever waits may have given up
+        let _ = self.deliveries.send(Delivery { token, partition: self.partition.partition, result });
+    }
+}
+
+/// The sequence so many records later; it wraps from the largest to 0.
+fn advance(sequence: i32, records: usize) -> i32 {
+    let next = (i64::from(sequence) + i64::try_from(records).unwrap_or(0)) % (i64::from(i32::MAX) + 1);
+    i32::try_from(next).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values of `Utils.murmur2` in Kafka's own tests.
+    #[test]
+    fn murmur2_is_kafkas() {
+        for (text, hash) in [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(text.as_bytes()).cast_signed(), hash, "{text}");
+        }
+    }
+
+    #[test]
+    fn sequences_wrap() {
+        assert_eq!(advance(0, 5), 5);
+        assert_eq!(advance(i32::MAX, 1), 0);
+        assert_eq!(advance(i32::MAX - 1, 3), 1);
+    }
+}
