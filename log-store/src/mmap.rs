@@ -7,10 +7,14 @@
 
 #![expect(unsafe_code, reason = "memory maps; STYLE 1.6 keeps all unsafe code in this file")]
 
-use std::{fs::File, io, ops::Range};
+use std::{fs::File, io, mem::MaybeUninit, ops::Range, ptr};
 
 use bytes::Bytes;
 use memmap2::{Advice, Mmap, MmapOptions};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::retry_on_intr,
+};
 
 /// A map as an owner of bytes.
 struct MappedRange(Mmap);
@@ -42,9 +46,83 @@ pub(crate) fn map(file: &File, range: Range<u64>) -> io::Result<Bytes> {
     Ok(Bytes::from_owner(MappedRange(map)))
 }
 
+/// From here on, a touch of a mapped byte that is no longer in its file (somebody cut it, or the disk cannot read it) ends
+/// the process with a line on standard error that names the file. Without this it ends as well, and says nothing.
+pub fn name_file_on_sigbus() {
+    // SAFETY: an all-zero `sigaction` is a valid one: no flags, no mask, the default action.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = on_sigbus as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND;
+    // SAFETY: the action is initialised, and its handler has the signature that SA_SIGINFO asks for. The handler allocates
+    // nothing, takes no lock and makes system calls alone, so it may run at any instruction; it does not return.
+    let failed = unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) } != 0;
+    if failed {
+        tracing::warn!(error = %io::Error::last_os_error(), "SIGBUS will not name the file");
+    }
+}
+
+extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes a valid `siginfo_t`, which for SIGBUS carries an address.
+    let address = unsafe { (*info).si_addr() } as usize;
+    let mut line = [0; 512];
+    let len = mapping_of(address, &mut line);
+    say(b"SIGBUS: a byte of a mapped file cannot be read (the file was cut by somebody else, or the disk fails): ");
+    say(if len == 0 { b"no file is mapped there" } else { &line[..len] });
+    say(b"\naborting; what was acknowledged is on the disk, unless it was in the part that is gone\n");
+    std::process::abort();
+}
+
+fn say(text: &[u8]) {
+    // SAFETY: the pointer and the length are those of a slice that lives through the call. There is nobody left to be told
+    // of an error.
+    let _ = unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+}
+
+/// Finds the line of `/proc/self/maps` that covers an address; its length. Made for a signal handler.
+fn mapping_of(address: usize, line: &mut [u8; 512]) -> usize {
+    let Ok(maps) = rustix::fs::open(c"/proc/self/maps", OFlags::RDONLY, Mode::empty()) else { return 0 };
+    let mut piece = [0_u8; 1024];
+    let mut len = 0;
+    loop {
+        let read = match retry_on_intr(|| rustix::io::read(&maps, &mut piece)) {
+            Ok(0) | Err(_) => return 0,
+            Ok(read) => read,
+        };
+        for byte in &piece[..read] {
+            if *byte == b'\n' {
+                if covers(&line[..len], address) {
+                    return len;
+                }
+                len = 0;
+            } else if len < line.len() {
+                line[len] = *byte;
+                len += 1;
+            }
+        }
+    }
+}
+
+/// Whether a line of `/proc/self/maps` (`start-end ...`, hexadecimal) covers an address.
+fn covers(line: &[u8], address: usize) -> bool {
+    let mut bounds = [0_usize; 2];
+    let mut at = 0;
+    for byte in line {
+        match (byte, char::from(*byte).to_digit(16)) {
+            (b'-', _) => at = 1,
+            (_, Some(digit)) => bounds[at] = bounds[at].wrapping_mul(16).wrapping_add(digit as usize),
+            _ => break,
+        }
+    }
+    (bounds[0]..bounds[1]).contains(&address)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, os::unix::fs::FileExt};
+    use std::{
+        io::Write,
+        os::unix::{fs::FileExt, process::ExitStatusExt},
+        process::Command,
+    };
 
     use super::*;
 
@@ -62,5 +140,45 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         drop(file);
         assert_eq!(&slice[..], b"89abc");
+    }
+
+    const VICTIM: &str = "ALLUVIUM_TEST_SIGBUS_FILE";
+
+    /// Run by the test below in a process of its own, which does not survive it.
+    #[test]
+    fn a_process_that_touches_a_cut_byte() {
+        let Some(path) = std::env::var_os(VICTIM) else { return };
+        name_file_on_sigbus();
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let bytes = map(&file, 0..1 << 16).unwrap();
+        assert_eq!(bytes[40_000], 7);
+        file.set_len(10).unwrap();
+        std::hint::black_box(bytes[40_000]);
+    }
+
+    /// Proves: fault D14 (the abort names the file).
+    #[test]
+    fn a_cut_file_ends_the_process_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("00000000000000000042.log");
+        std::fs::write(&path, vec![7; 1 << 16]).unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "mmap::tests::a_process_that_touches_a_cut_byte"])
+            .env(VICTIM, &path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{said}");
+        assert!(said.contains("SIGBUS") && said.contains("00000000000000000042.log"), "{said}");
+    }
+
+    #[test]
+    fn lines_of_maps_are_understood() {
+        let line = b"7f00a000-7f00c000 r--s 00000000 fe:00 123 /data/t-0/0.log";
+        assert!(covers(line, 0x7f00_a000) && covers(line, 0x7f00_bfff));
+        assert!(!covers(line, 0x7f00_c000) && !covers(line, 0x7f00_9fff) && !covers(b"", 0));
+        let here = 0_u8;
+        let mut line = [0; 512];
+        assert!(mapping_of(&raw const here as usize, &mut line) > 0);
     }
 }
