@@ -19,6 +19,10 @@
 //! - a promised batch that is bad is corruption of one log: nothing of it is cut or removed, this group alone stays
 //!   offline and keeps its promised end in the new checkpoint.
 //!
+//! A partition whose files cannot be written now (permissions, a mount that is missing) is offline too, and what the
+//! rounds hold of it goes into `<data>/<replica>.rescued`, for the new checkpoint frees the rounds. The next recovery that
+//! can write it takes the file in first, and removes it, durably, before anything is served.
+//!
 //! Bytes are written again also where they seem equal: a failed write-back leaves good bytes in the page cache and bad
 //! ones on the disk, and bytes found after a kill -9 may never have left memory.
 
@@ -29,12 +33,14 @@ use std::{
     sync::Arc,
 };
 
+use bytes::{Buf, BufMut, Bytes};
+
 use crate::{
     GroupState, GroupStates, Log, LogEnd, LogStoreError, RecordBatch, ReplicaId, SegmentPool, WalRecord,
     checkpoint::Checkpoint,
     config::LogConfig,
     data_directory::{DataDirectory, write_partition_metadata},
-    disk::{Access, Disk, DiskFile},
+    disk::{Access, Disk, DiskFile, write_file_atomically},
     wal::{NewWalFile, WalFile, WalOptions, WalPosition, WalReader, WalWriter},
 };
 
@@ -42,6 +48,8 @@ use crate::{
 const OPEN_FILES: usize = 256;
 /// Touched files up to which each is synced alone; more are synced by one sync of the file system.
 const SYNCED_ALONE: usize = 256;
+/// What files end with that keep batches of a replica that could not be written.
+const RESCUED: &str = ".rescued";
 
 /// How far recovery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +77,13 @@ pub enum Mutation {
     CheckpointBeforeSegments,
     OnlyAfterTheLastCut,
     CutTailsKept,
-    CutNotSynced,
     ForeignDirectoriesKept,
     DirectoriesNotSynced,
     ClampForgotten,
     WalkSkipped,
     RingNotMadeFirst,
     MetaFirst,
+    NothingRescued,
 }
 
 impl Mutation {
@@ -138,9 +146,15 @@ pub fn recover(
     let mutation = options.mutation;
     let data = directory.path().to_owned();
     let before = load(disk, directory)?;
-    let history = match &before {
-        Some(checkpoint) => History::read(disk, directory.wal_dir(), checkpoint, &mut options)?,
-        None => History::default(),
+    let mut rounds = match &before {
+        Some(Checkpoint { salt, position, .. }) => {
+            Some(WalReader::open(disk, directory.wal_dir(), *salt, *position, mutation)?)
+        }
+        None => None,
+    };
+    let history = match (&before, &mut rounds) {
+        (Some(checkpoint), Some(rounds)) => History::read(checkpoint, rounds, &mut options)?,
+        _ => History::default(),
     };
     let mut redo = Redo::new(disk, &data, &history);
     if before.as_ref().is_none_or(|checkpoint| checkpoint.damaged.is_empty())
@@ -148,9 +162,10 @@ pub fn recover(
     {
         redo.remove_foreign_directories()?;
     }
-    if let Some(checkpoint) = &before {
-        redo.write_batches(directory.wal_dir(), checkpoint, &mut options)?;
+    if let Some(rounds) = &mut rounds {
+        redo.write_batches(rounds, &mut options)?;
     }
+    drop(rounds);
     let groups = redo.open_logs(pool, &mut options);
 
     let salt = options.salt;
@@ -184,6 +199,7 @@ pub fn recover(
         checkpoint.write(disk, &data)?;
         ring
     };
+    redo.forget_rescued()?;
     directory.finish_first_start()?;
     let wal = ring.into_writer(disk, wal_options, salt, history.last_round)?;
     Ok(Recovered { groups, lost: checkpoint.damaged.iter().map(|it| it.replica).collect(), checkpoint, wal })
@@ -239,9 +255,8 @@ impl ReplicaHistory {
 
 impl History {
     fn read(
-        disk: &dyn Disk,
-        wal_dir: &Path,
         checkpoint: &Checkpoint,
+        rounds: &mut WalReader,
         options: &mut RecoveryOptions<'_>,
     ) -> Result<Self, LogStoreError> {
         let mut history = Self {
@@ -255,11 +270,9 @@ impl History {
             history.replicas.insert(state.replica, known);
         }
         let damaged: HashSet<_> = checkpoint.damaged.iter().map(|group| group.replica).collect();
-        let mut reader =
-            WalReader::open(disk, wal_dir, checkpoint.salt, checkpoint.position, options.mutation)?;
         let mut number = 0;
         let mut bytes = 0;
-        while let Some(round) = reader.next_round()? {
+        while let Some(round) = rounds.next_round()? {
             for record in round.records() {
                 number += 1;
                 let record = record?;
@@ -347,6 +360,10 @@ struct Redo<'a> {
     touched: HashSet<(ReplicaId, i64)>,
     /// Replicas that cannot be written.
     failed: HashMap<ReplicaId, LogStoreError>,
+    /// Batches that an earlier recovery could not write.
+    rescued: HashMap<ReplicaId, Vec<WalRecord>>,
+    /// Files of them that are needless once the new checkpoint is durable.
+    needless: Vec<PathBuf>,
 }
 
 impl<'a> Redo<'a> {
@@ -360,6 +377,8 @@ impl<'a> Redo<'a> {
             open: HashMap::new(),
             touched: HashSet::new(),
             failed: HashMap::new(),
+            rescued: HashMap::new(),
+            needless: Vec::new(),
         }
     }
 
@@ -388,8 +407,7 @@ impl<'a> Redo<'a> {
     /// Reads the rounds again and writes what survived. Rounds are not kept in memory: the ring may be larger.
     fn write_batches(
         &mut self,
-        wal_dir: &Path,
-        checkpoint: &Checkpoint,
+        rounds: &mut WalReader,
         options: &mut RecoveryOptions<'_>,
     ) -> Result<(), LogStoreError> {
         for state in self.history.states.iter() {
@@ -397,11 +415,11 @@ impl<'a> Redo<'a> {
                 self.fail(state.replica, error);
             }
         }
-        let mut reader =
-            WalReader::open(self.disk, wal_dir, checkpoint.salt, checkpoint.position, options.mutation)?;
+        self.write_rescued(options.mutation)?;
+        rounds.rewind();
         let mut number = 0;
         let mut written = 0;
-        while let Some(round) = reader.next_round()? {
+        while let Some(round) = rounds.next_round()? {
             let mut runs: BTreeMap<(ReplicaId, i64), Vec<(u64, RecordBatch)>> = BTreeMap::new();
             for record in round.records() {
                 number += 1;
@@ -424,7 +442,118 @@ impl<'a> Redo<'a> {
         if !options.mutation.planted(Mutation::CutTailsKept) {
             self.remove_cut_tails();
         }
+        self.rescue(rounds, options.mutation)
+    }
+
+    fn rescued_path(&self, replica: ReplicaId) -> PathBuf {
+        self.data.join(format!("{replica}{RESCUED}"))
+    }
+
+    /// Takes in what an earlier recovery could not write.
+    fn write_rescued(&mut self, mutation: Mutation) -> Result<(), LogStoreError> {
+        for entry in self.disk.list(self.data).map_err(LogStoreError::io("list", self.data))? {
+            let name = entry.name.to_string_lossy();
+            let Some(replica) =
+                name.strip_suffix(RESCUED).and_then(|number| number.parse().ok().map(ReplicaId))
+            else {
+                continue;
+            };
+            let path = self.data.join(&entry.name);
+            if !self.dirs.contains_key(&replica) {
+                self.needless.push(path);
+                continue;
+            }
+            let records = match self.read_rescued(&path) {
+                Ok(records) => records,
+                Err(error) => {
+                    self.fail(replica, error);
+                    continue;
+                }
+            };
+            for record in &records {
+                if let WalRecord::Batch { segment, position, batch, .. } = record
+                    && let Err(error) =
+                        self.write_run(replica, *segment, &[(*position, batch.clone())], mutation)
+                {
+                    self.fail(replica, error);
+                }
+            }
+            self.rescued.insert(replica, records);
+            if !self.failed.contains_key(&replica) {
+                self.needless.push(path);
+            }
+        }
         Ok(())
+    }
+
+    fn read_rescued(&self, path: &Path) -> Result<Vec<WalRecord>, LogStoreError> {
+        let file = self.disk.open(path, Access::Read).map_err(LogStoreError::io("open", path))?;
+        let mut bytes = Bytes::from(file.read_all().map_err(LogStoreError::io("read", path))?);
+        let damaged = |position: usize, reason: &str| LogStoreError::Corrupt {
+            path: path.to_owned(),
+            position: position as u64,
+            reason: reason.to_owned(),
+        };
+        let mut sum = bytes.split_off(bytes.len().saturating_sub(4));
+        if sum.try_get_u32().ok() != Some(crc32fast::hash(&bytes)) {
+            return Err(damaged(bytes.len(), "the checksum does not match"));
+        }
+        let len = bytes.len();
+        let mut records = Vec::new();
+        while !bytes.is_empty() {
+            let position = len - bytes.len();
+            records.push(WalRecord::decode(&mut bytes).ok_or_else(|| damaged(position, "no record"))?);
+        }
+        Ok(records)
+    }
+
+    /// Keeps what the rounds hold of replicas that cannot be written.
+    fn rescue(&mut self, rounds: &mut WalReader, mutation: Mutation) -> Result<(), LogStoreError> {
+        if self.failed.is_empty() || mutation.planted(Mutation::NothingRescued) {
+            return Ok(());
+        }
+        let mut kept: HashMap<ReplicaId, Vec<WalRecord>> = HashMap::new();
+        for replica in self.failed.keys() {
+            kept.insert(*replica, self.rescued.remove(replica).unwrap_or_default());
+        }
+        rounds.rewind();
+        let mut number = 0;
+        while let Some(round) = rounds.next_round()? {
+            for record in round.records() {
+                number += 1;
+                if let record @ WalRecord::Batch { replica, index, .. } = record?
+                    && let Some(known) = self.history.replicas.get(&replica)
+                    && known.survives(number, index, mutation)
+                    && let Some(records) = kept.get_mut(&replica)
+                {
+                    records.push(record);
+                }
+            }
+        }
+        for (replica, records) in kept.into_iter().filter(|(_, records)| !records.is_empty()) {
+            let mut bytes = Vec::new();
+            for record in &records {
+                let begin = bytes.len();
+                bytes.resize(begin + record.encoded_len(), 0);
+                record.encode(&mut bytes[begin..]);
+            }
+            let sum = crc32fast::hash(&bytes);
+            bytes.put_u32(sum);
+            let path = self.rescued_path(replica);
+            write_file_atomically(self.disk, &path, &bytes).map_err(LogStoreError::io("write", &path))?;
+        }
+        Ok(())
+    }
+
+    /// The new checkpoint holds what was taken in: its files go, durably, before anything can be written over it.
+    fn forget_rescued(&self) -> Result<(), LogStoreError> {
+        for path in &self.needless {
+            self.disk.remove_file(path).map_err(LogStoreError::io("remove", path))?;
+        }
+        if self.needless.is_empty() {
+            return Ok(());
+        }
+        self.disk.sync_dir(self.data).map_err(LogStoreError::io("sync", self.data))
     }
 
     /// Removes what an earlier cut left, for the removal may not have become durable: bytes behind the end of segments
@@ -556,6 +685,7 @@ impl<'a> Redo<'a> {
             return Err(LogStoreError::Invariant { replica: state.replica, reason: error.to_string() });
         }
         let unchecked = match known {
+            _ if self.rescued.contains_key(&state.replica) => None,
             _ if options.mutation.planted(Mutation::WalkSkipped) => Some(state.end),
             Some(known) => {
                 known.unchecked.or(Some(LogEnd { segment: 0, position: 0, last: None, next_offset: 0 }))
@@ -567,7 +697,7 @@ impl<'a> Redo<'a> {
         // without a further write to this one
         let cut = known.is_some_and(|known| !known.cuts.is_empty()) || self.is_longer(state);
         let log = Log::open(pool, dir, state, unchecked.as_ref(), (options.config)(state), options.now_ms)?;
-        if cut && !options.mutation.planted(Mutation::CutNotSynced) {
+        if cut {
             self.touched.insert((state.replica, state.end.segment));
         }
         Ok(log)

@@ -185,7 +185,7 @@ impl WalRecord {
     }
 
     /// Appends the record's bytes to `out`, which has room for [`WalRecord::encoded_len`].
-    fn encode(&self, mut out: &mut [u8]) {
+    pub(crate) fn encode(&self, mut out: &mut [u8]) {
         let out = &mut out;
         out.put_u8(match self {
             Self::Created { .. } => 1,
@@ -883,6 +883,10 @@ pub struct WalReader {
     /// Index of the file and the byte where the expected round begins, unless it is at the start of another file.
     at: Option<(usize, u64)>,
     ended: bool,
+    /// Where it began.
+    start: (Option<(usize, u64)>, u64),
+    /// What lies behind the last round was looked at before.
+    repeated: bool,
 }
 
 impl WalReader {
@@ -933,7 +937,16 @@ impl WalReader {
             expected: after.round + 1,
             at: Some((index, after.position)),
             ended: false,
+            start: (Some((index, after.position)), after.round + 1),
+            repeated: false,
         })
+    }
+
+    /// Begins again behind the checkpoint. The end was checked the first time.
+    pub fn rewind(&mut self) {
+        (self.at, self.expected) = self.start;
+        self.ended = false;
+        self.repeated = true;
     }
 
     /// The numbers of the files and their lengths.
@@ -967,6 +980,9 @@ impl WalReader {
             }
         }
         self.ended = true;
+        if self.repeated {
+            return Ok(None);
+        }
         if !self.mutation.planted(Mutation::LaterRoundIgnored) {
             self.check_nothing_later()?;
         }

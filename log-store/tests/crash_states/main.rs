@@ -14,6 +14,7 @@
 //! ```
 //! A suite that finds nothing proves nothing: every rule of DESIGN 3.3 to 3.5 is broken once, and that is found.
 
+mod faults;
 mod model;
 mod node;
 mod recording;
@@ -82,6 +83,8 @@ fn focused() -> Vec<Vec<Step>> {
     vec![
         // entry acknowledged and checkpointed, then cut
         vec![Create("a"), a(&[0, 500, 700]), a(&[900]), Checkpoint, Cut(0, 2), a(&[300]), Vote(0)],
+        // a cut that only the page cache knows after a kill -9, executed by recovery
+        vec![Create("a"), a(&[1200, 1300]), a(&[2500, 600]), Checkpoint, Cut(0, 1)],
         // batch 1 in a segment, roll, 2 and 3 in the next, cut after 2
         vec![Create("a"), a(&[2500]), a(&[900, 800]), Cut(0, 2), term(&[700]), Kill, a(&[400])],
         // cut into an earlier segment, and append where it was
@@ -678,6 +681,17 @@ fn setting(name: &str, default: usize) -> usize {
     }
 }
 
+/// Looks for a planted bug from several seeds on: which states are sampled is chance. Whether it was missed.
+fn misses(bug: Bug, mutation: Mutation) -> bool {
+    (3..7).all(|seed| match enumerate(seed, 40_000, bug, mutation) {
+        Ok(_) => true,
+        Err(failure) => {
+            println!("{bug:?} {mutation:?}: {failure}");
+            false
+        }
+    })
+}
+
 /// Runs scripts until enough distinct states are recovered or an illegal one is found.
 fn enumerate(seed: u64, wanted: usize, bug: Bug, mutation: Mutation) -> Result<usize, String> {
     let mut scripts = focused();
@@ -748,13 +762,7 @@ fn every_planted_bug_of_the_node_is_found() {
             // without the clamp of recovery: it would hide the bug, and each has to hold alone
             let mutation =
                 if *bug == Bug::CommittedAboveLog { Mutation::ClampForgotten } else { Mutation::None };
-            match enumerate(3, 60_000, *bug, mutation) {
-                Ok(_) => true,
-                Err(failure) => {
-                    println!("{bug:?}: {failure}");
-                    false
-                }
-            }
+            misses(*bug, mutation)
         })
         .collect();
     assert!(missed.is_empty(), "not found: {missed:?}");
@@ -779,15 +787,6 @@ fn every_planted_bug_of_recovery_is_found() {
         Mutation::RingNotMadeFirst,
         Mutation::MetaFirst,
     ];
-    let missed: Vec<_> = bugs
-        .into_iter()
-        .filter(|bug| match enumerate(3, 60_000, Bug::None, *bug) {
-            Ok(_) => true,
-            Err(failure) => {
-                println!("{bug:?}: {failure}");
-                false
-            }
-        })
-        .collect();
+    let missed: Vec<_> = bugs.into_iter().filter(|bug| misses(Bug::None, *bug)).collect();
     assert!(missed.is_empty(), "not found: {missed:?}");
 }

@@ -350,6 +350,8 @@ struct State {
     syncs_left: Option<usize>,
     /// Bytes that writes may still add.
     space: Option<usize>,
+    /// Nothing under it may be opened.
+    denied: Option<PathBuf>,
 }
 
 /// The disk. Clones are the same disk.
@@ -361,7 +363,7 @@ pub(crate) struct RecordingDisk {
 impl RecordingDisk {
     pub(crate) fn new(files: Option<Files>, allowed: Allowed) -> Self {
         let files = files.unwrap_or_else(Files::new);
-        let state = State { files, allowed, points: None, syncs_left: None, space: None };
+        let state = State { files, allowed, points: None, syncs_left: None, space: None, denied: None };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -388,6 +390,41 @@ impl RecordingDisk {
     /// What a recovery may show from now on.
     pub(crate) fn allow(&self, allowed: Allowed) {
         self.state().allowed = allowed;
+    }
+
+    pub(crate) fn limit_space(&self, bytes: Option<usize>) {
+        self.state().space = bytes;
+    }
+
+    /// Changes bytes on the medium itself, as rot does.
+    pub(crate) fn rot(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        let id = state.files.find(path).expect("the file to rot");
+        let Node::File { now, durable, .. } = &mut state.files.nodes[id] else { panic!("a directory") };
+        change(Arc::make_mut(now));
+        *durable = Arc::clone(now);
+    }
+
+    /// Refuses to open anything under this path from now on.
+    pub(crate) fn deny(&self, path: Option<&Path>) {
+        self.state().denied = path.map(Path::to_owned);
+    }
+
+    /// Every file with its bytes, for comparing.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        fn walk(files: &Files, id: NodeId, at: &Path, out: &mut Vec<PathBuf>) {
+            let Node::Dir { now, .. } = &files.nodes[id] else { return };
+            for (name, node) in now {
+                let path = at.join(name);
+                match &files.nodes[*node] {
+                    Node::File { .. } => out.push(path),
+                    Node::Dir { .. } => walk(files, *node, &path, out),
+                }
+            }
+        }
+        let mut out = Vec::new();
+        walk(&self.state().files, 0, Path::new("/"), &mut out);
+        out
     }
 
     pub(crate) fn fail_syncs_after(&self, syncs: Option<usize>) {
@@ -417,6 +454,9 @@ impl State {
 impl Disk for RecordingDisk {
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
+        if state.denied.as_ref().is_some_and(|denied| path.starts_with(denied)) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let found = state.files.find(path);
         let node = match (found, access) {
             (Ok(node), _) => {
