@@ -171,9 +171,10 @@ impl Checkpoint {
 /// [`LogStoreError::Io`], final (DESIGN 3.3.6).
 pub fn sync_segments(disk: &dyn Disk, data: &Path, dirty: &[Arc<Segment>]) -> Result<(), LogStoreError> {
     if dirty.len() > SYNCED_ALONE {
-        disk.sync_file_system(data).map_err(LogStoreError::io("sync", data))?;
+        // even a sync of a clean file costs a flush of the disk's cache: 1,000 of them took five seconds
+        dirty.iter().for_each(|segment| segment.mark_clean());
+        return disk.sync_file_system(data).map_err(LogStoreError::io("sync", data));
     }
-    // behind a sync of the file system nothing is dirty, and each of these is cheap
     dirty.iter().try_for_each(|segment| segment.sync())?;
     disk.sync_dir(data).map_err(LogStoreError::io("sync", data))
 }

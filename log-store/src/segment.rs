@@ -366,6 +366,13 @@ impl Segment {
         Ok(())
     }
 
+    /// A sync of the whole file system follows, which covers everything written before this call.
+    pub(crate) fn mark_clean(&self) {
+        // before that sync, as in `sync`: bytes that are written meanwhile make it dirty again
+        self.dirty.store(false, Ordering::SeqCst);
+        self.names.store(false, Ordering::SeqCst);
+    }
+
     /// All names that its files may have.
     pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
         EXTENSIONS.iter().map(|extension| self.file(extension))
