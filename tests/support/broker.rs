@@ -37,6 +37,16 @@ impl Broker {
         Self::start(&[&["--ephemeral"], arguments].concat())
     }
 
+    /// [`Broker::ephemeral`] for a static that is never dropped: it ends with the process of the tests, however that ends.
+    /// Its process id is that of the shell that waits for it.
+    pub(crate) fn ephemeral_until_exit() -> Self {
+        // The shell's stdin is a pipe that this process holds open: when it is gone, the read ends.
+        let script = r#"exec 3<&0; "$0" "$@" </dev/null & broker=$!; read -r _ <&3; kill "$broker"; wait "$broker""#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_alluvium")]);
+        Self::ready(Self::spawn_with(command, "0", &["--ephemeral"], Stdio::piped()))
+    }
+
     /// [`Broker::ephemeral`] whose temporary directories are made in `folder`.
     pub(crate) fn ephemeral_in(folder: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
@@ -107,7 +117,16 @@ impl Broker {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_alluvium")), port, arguments)
     }
 
-    fn spawn(mut program: Command, port: &str, arguments: &[&str]) -> Result<Self, String> {
+    fn spawn(program: Command, port: &str, arguments: &[&str]) -> Result<Self, String> {
+        Self::spawn_with(program, port, arguments, Stdio::null())
+    }
+
+    fn spawn_with(
+        mut program: Command,
+        port: &str,
+        arguments: &[&str],
+        stdin: Stdio,
+    ) -> Result<Self, String> {
         let listens = arguments.contains(&"--listen");
         let port: &[&str] = if listens { &[] } else { &["--port", port] };
         let mut child = program
@@ -116,7 +135,7 @@ impl Broker {
             .args(["--admin-listen", "127.0.0.1:0", "--print-ready", "json"])
             .args(arguments)
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
