@@ -41,7 +41,8 @@ impl Broker {
     /// Its process id is that of the shell that waits for it.
     pub(crate) fn ephemeral_until_exit() -> Self {
         // The shell's stdin is a pipe that this process holds open: when it is gone, the read ends.
-        let script = r#"exec 3<&0; "$0" "$@" </dev/null & broker=$!; read -r _ <&3; kill "$broker"; wait "$broker""#;
+        let script =
+            r#"exec 3<&0; "$0" "$@" </dev/null & broker=$!; read -r _ <&3; kill "$broker"; wait "$broker""#;
         let mut command = Command::new("sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_alluvium")]);
         Self::ready(Self::spawn_with(command, "0", &["--ephemeral"], Stdio::piped()))

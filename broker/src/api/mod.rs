@@ -351,9 +351,31 @@ fn client_of(frame: &Bytes, context: &Context) -> String {
     if context.software.is_empty() { name.to_string() } else { format!("{name} ({})", context.software) }
 }
 
+/// The table of [`APIS`] as README shows it.
+pub fn table() -> String {
+    let mut text = String::from("| key | API | versions |\n| --- | --- | --- |\n");
+    for api in APIS {
+        let told = match api.served_from == api.min {
+            true => String::new(),
+            false => format!(" (told as {} to {} for the sake of old librdkafka)", api.min, api.max),
+        };
+        text.push_str(&format!(
+            "| {} | {} | {} to {}{told} |\n",
+            api.key, api.name, api.served_from, api.max
+        ));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn readme_shows_the_table() {
+        let readme = include_str!("../../../README.md");
+        assert!(readme.contains(&table()), "README.md lacks this table:\n{}", table());
+    }
 
     #[test]
     fn every_api_stands_in_the_table_once() {
