@@ -5,6 +5,7 @@
 mod support;
 
 mod admin;
+mod against_kafka;
 mod batches;
 mod fetch;
 mod framing;

@@ -137,6 +137,57 @@ pub(crate) fn kafka_jars() -> Option<PathBuf> {
     })
 }
 
+/// A running Apache Kafka; its end is ours.
+pub(crate) struct Kafka {
+    pub(crate) bootstrap: String,
+    /// Its data, where we started it.
+    data: Option<tempfile::TempDir>,
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        if let Some(data) = &self.data {
+            let stop = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peers/kafka-stop");
+            drop(Command::new(stop).arg("--kill").arg("--keep").arg(data.path()).output());
+        }
+    }
+}
+
+/// Starts a Kafka of one node, or takes the one at `ALLUVIUM_PEER`.
+pub(crate) fn kafka() -> Option<Kafka> {
+    if let Ok(bootstrap) = std::env::var("ALLUVIUM_PEER") {
+        return Some(Kafka { bootstrap, data: None });
+    }
+    let jars = kafka_jars()?;
+    let data = tempfile::tempdir().expect("a folder for Kafka");
+    let port = two_free_ports();
+    let start = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peers/kafka-start");
+    let mut command = Command::new(start);
+    command.args(["--port", &port.to_string(), "--data"]).arg(data.path());
+    command.env("PEERS_HOME", jars.ancestors().nth(2).expect("the clients' folder"));
+    command.env("KAFKA_VERSION", version("kafka"));
+    // Made before the start: whatever comes of that is ended, too.
+    let kafka = Kafka { bootstrap: format!("127.0.0.1:{port}"), data: Some(data) };
+    match step(&mut command) {
+        Ok(_) => Some(kafka),
+        Err(reason) => {
+            skip("a real Kafka", &reason);
+            None
+        }
+    }
+}
+
+/// The first of two ports in a row that nobody has; they may be taken a moment later, so that Kafka fails to start.
+fn two_free_ports() -> u16 {
+    loop {
+        let first = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = first.local_addr().expect("its address").port();
+        if port < u16::MAX && std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A folder with `node_modules/kafkajs`.
 pub(crate) fn kafkajs() -> Option<PathBuf> {
     static CELL: Fetched = OnceLock::new();

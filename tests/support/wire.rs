@@ -54,6 +54,12 @@ impl Wire {
         self.receive::<R>(version, correlation)
     }
 
+    /// Sends a request and reads its answer; `None` where the connection is closed instead.
+    pub(crate) fn try_call<R: Request>(&mut self, request: &R, version: i16) -> Option<R::Response> {
+        self.send(request, version);
+        Some(decode_response::<R>(self.frame()?, version).expect("a well-formed answer").1)
+    }
+
     /// Sends bytes as they are. The other side may have closed already.
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         drop(self.stream.write_all(bytes));

@@ -24,7 +24,6 @@ pub async fn handle(_: &Arc<Broker>, context: &Context, request: ApiVersionsRequ
     if context.version >= 3 && !software.into_iter().all(is_software) {
         return ApiVersionsResponse {
             error_code: ErrorCode::InvalidRequest.number(),
-            api_keys: keys(),
             ..ApiVersionsResponse::default()
         };
     }

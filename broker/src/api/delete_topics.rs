@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use replication::metadata::MetadataImage;
 use uuid::Uuid;
 
 use super::{Broker, Context};
@@ -28,23 +29,26 @@ pub(crate) async fn handle(
     };
     let disabled =
         if context.version < 3 { ErrorCode::InvalidRequest } else { ErrorCode::TopicDeletionDisabled };
-    let mut times: HashMap<(Option<Str>, Uuid), usize> = HashMap::new();
+    let image = broker.node.metadata();
+    let mut named: HashMap<(Option<Str>, Uuid), Vec<DeleteTopicState>> = HashMap::new();
     for topic in &wanted {
-        *times.entry((topic.name.clone(), topic.topic_id)).or_default() += 1;
+        named.entry(identity(topic, &image)).or_default().push(topic.clone());
     }
     let mut responses = Vec::new();
     for topic in wanted {
-        // What is named twice is answered once.
-        let Some(count) = times.remove(&(topic.name.clone(), topic.topic_id)) else { continue };
+        // What is named twice, or once by its name and once by its id, is answered once.
+        let key = identity(&topic, &image);
+        let Some(same) = named.remove(&key) else { continue };
         let result = if !broker.config.delete_topics {
             Err((disabled, "delete.topic.enable is false".to_owned()))
-        } else if count > 1 {
+        } else if same.len() > 1 {
             Err((ErrorCode::InvalidRequest, "the request names this topic twice".to_owned()))
         } else {
             delete(broker, &topic).await
         };
         let (name, topic_id, error) = match result {
             Ok((name, id)) => (Some(name), id, None),
+            Err(refusal) if same.iter().any(|other| *other != topic) => (key.0, key.1, Some(refusal)),
             Err(refusal) => (topic.name, topic.topic_id, Some(refusal)),
         };
         let (error, message) = error.unzip();
@@ -56,6 +60,19 @@ pub(crate) async fn handle(
         });
     }
     DeleteTopicsResponse { throttle_time_ms: 0, responses }
+}
+
+/// Name and id of the topic that is meant; as the request has them where there is no such topic, or both are given.
+fn identity(topic: &DeleteTopicState, image: &MetadataImage) -> (Option<Str>, Uuid) {
+    let found = match (&topic.name, topic.topic_id.is_nil()) {
+        (Some(name), true) => image.topics.get(name.as_str()),
+        (None, false) => image.topics_by_id.get(&topic.topic_id),
+        _ => None,
+    };
+    match found {
+        Some(info) => (Some(Str::from(&*info.name)), info.id),
+        None => (topic.name.clone(), topic.topic_id),
+    }
 }
 
 async fn delete(broker: &Arc<Broker>, topic: &DeleteTopicState) -> Result<(Str, Uuid), (ErrorCode, String)> {

@@ -33,7 +33,6 @@ pub(crate) async fn handle(
         return DescribeClusterResponse {
             error_code: error.number(),
             error_message: Some(Str::from(message)),
-            endpoint_type: request.endpoint_type,
             ..DescribeClusterResponse::default()
         };
     }

@@ -28,6 +28,11 @@ use crate::{
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
 
+/// Settings of Kafka's brokers whose default is to be unset, so that coarser ones (`.minutes`, `.hours`) count: they are no synonym
+/// with a value.
+const UNSET_BY_DEFAULT: [&str; 4] =
+    ["log.retention.ms", "log.roll.ms", "log.roll.jitter.ms", "log.flush.interval.ms"];
+
 /// Where a value comes from, by Kafka's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -62,7 +67,8 @@ pub(crate) async fn handle(
         let (error, message) = error.unzip();
         DescribeConfigsResult {
             error_code: error.unwrap_or(ErrorCode::None).number(),
-            error_message: message.map(Str::from),
+            // Kafka's own is empty, not null.
+            error_message: Some(message.map(Str::from).unwrap_or_default()),
             resource_type: resource.resource_type,
             resource_name: resource.resource_name.clone(),
             configs: configs.into_iter().map(|entry| on_the_wire(entry, &request)).collect(),
@@ -133,7 +139,9 @@ pub(crate) fn topic_entries(
     own: &BTreeMap<String, String>,
     keys: Option<&HashSet<&str>>,
 ) -> Vec<ConfigEntry> {
-    let wanted = |setting: &&TopicSetting| keys.is_none_or(|keys| keys.contains(setting.name));
+    let wanted = |setting: &&TopicSetting| {
+        !setting.name.starts_with("internal.") && keys.is_none_or(|keys| keys.contains(setting.name))
+    };
     TOPIC_SETTINGS.iter().filter(wanted).map(|setting| topic_entry(broker, setting, own)).collect()
 }
 
@@ -153,9 +161,15 @@ fn topic_entry(
     if let Some((name, value)) = setting.broker_value(configured) {
         synonyms.push((Str::from_static(name), Str::from(value), Source::StaticBroker));
     }
-    let default_name = setting.synonyms.first().map_or(setting.name, |(name, _)| name);
-    synonyms.push((Str::from_static(default_name), Str::from_static(setting.default), Source::Default));
-    let (_, value, source) = synonyms[0].clone();
+    if let Some((name, _)) = setting.synonyms.first()
+        && !UNSET_BY_DEFAULT.contains(name)
+    {
+        synonyms.push((Str::from_static(name), Str::from_static(setting.default), Source::Default));
+    }
+    let (value, source) = match synonyms.first() {
+        Some((_, value, source)) => (value.clone(), *source),
+        None => (Str::from_static(setting.default), Source::Default),
+    };
     ConfigEntry {
         name: Str::from_static(setting.name),
         value: Some(value),
@@ -163,7 +177,7 @@ fn topic_entry(
         read_only: false,
         synonyms,
         kind: match setting.kind {
-            SettingKind::Boolean => 1,
+            SettingKind::Boolean | SettingKind::OneOf(&["false"]) => 1,
             SettingKind::OneOf(_) => 2,
             SettingKind::Int { .. } => 3,
             SettingKind::Long { .. } => 5,

@@ -16,7 +16,7 @@ use crate::protocol::{
 };
 
 /// Every operation on a group that Kafka knows: read, delete, describe, as bits of their numbers.
-const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
+const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 /// Answers a request.
 pub async fn handle(

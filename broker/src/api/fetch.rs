@@ -210,7 +210,10 @@ impl Read {
             |code: ErrorCode| PartitionRecords { error_code: code.number(), ..PartitionRecords::default() };
         let partition = match &self.partition {
             Ok(partition) => partition,
-            Err(code) => return failed(*code),
+            // As Kafka has it: no transactions where nothing is known, null where records were looked for.
+            Err(code) => {
+                return PartitionRecords { aborted_transactions: Some(Vec::new()), ..failed(*code) };
+            }
         };
         match self.read(partition, reads, room, at_least_one, waiting, would_wait) {
             Ok(answer) => answer,

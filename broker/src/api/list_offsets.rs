@@ -12,7 +12,10 @@
 //!
 //! A lookup by time reads index files and batches: it runs on a thread that may wait for the disk.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use replication::{Isolation, Partition, ReplicationError};
 
@@ -49,15 +52,20 @@ pub async fn handle(
         1 => Isolation::ReadCommitted,
         _ => Isolation::ReadUncommitted,
     };
-    let twice = named_twice(&request);
+    let mut twice = named_twice(&request);
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in topic.partitions {
             let index = wanted.partition_index;
-            let answer = match twice.contains(&(topic.name.clone(), index)) {
-                true => Err(ErrorCode::InvalidRequest),
-                false => offset(broker, context.version, &topic.name, wanted, isolation).await,
+            // What is named twice is answered once.
+            let answer = match twice.get_mut(&(topic.name.clone(), index)) {
+                Some(answered) if *answered => continue,
+                Some(answered) => {
+                    *answered = true;
+                    Err(ErrorCode::InvalidRequest)
+                }
+                None => offset(broker, context.version, &topic.name, wanted, isolation).await,
             };
             partitions.push(match answer {
                 Ok(answer) => ListOffsetsPartitionResponse { partition_index: index, ..answer },
@@ -73,12 +81,13 @@ pub async fn handle(
     ListOffsetsResponse { topics, ..ListOffsetsResponse::default() }
 }
 
-fn named_twice(request: &ListOffsetsRequest) -> HashSet<(Str, i32)> {
+/// Partitions that are named more than once, none of them answered so far.
+fn named_twice(request: &ListOffsetsRequest) -> HashMap<(Str, i32), bool> {
     let mut once = HashSet::new();
     let named = request.topics.iter().flat_map(|topic| {
         topic.partitions.iter().map(|partition| (topic.name.clone(), partition.partition_index))
     });
-    named.filter(|key| !once.insert(key.clone())).collect()
+    named.filter(|key| !once.insert(key.clone())).map(|key| (key, false)).collect()
 }
 
 async fn offset(

@@ -6,7 +6,7 @@
 //! - v10 and v11 carry topic ids in the request, but Kafka serves them only from v12 on (KIP-516).
 //! - Authorized operations: there is no authorizer, so all are allowed where they are asked for.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use replication::metadata::{MetadataImage, TopicInfo};
 
@@ -40,7 +40,12 @@ pub(crate) async fn handle(
     let mut answered = Vec::new();
     match &request.topics {
         Some(named) if !(version == 0 && named.is_empty()) => {
+            let mut seen = HashSet::new();
             for topic in named {
+                // Named twice, answered once.
+                if !seen.insert((topic.name.as_ref(), topic.topic_id)) {
+                    continue;
+                }
                 let by_id = !topic.topic_id.is_nil();
                 if version < 12 && (by_id || topic.name.is_none()) {
                     answered.push(MetadataTopic {
@@ -118,6 +123,7 @@ async fn named_topic(broker: &Arc<Broker>, name: Str, request: &MetadataRequest)
         error_code: error.number(),
         is_internal: topics::is_internal(&name),
         name: Some(name),
+        topic_authorized_operations: if include { TOPIC_OPERATIONS } else { OPERATIONS_NOT_ASKED },
         ..MetadataTopic::default()
     };
     if let Some(info) = broker.node.metadata().topics.get(name.as_str()) {

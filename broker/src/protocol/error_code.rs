@@ -163,6 +163,24 @@ error_codes! {
     StaleMemberEpoch = 113 "STALE_MEMBER_EPOCH";
     MismatchedEndpointType = 114 "MISMATCHED_ENDPOINT_TYPE";
     UnsupportedEndpointType = 115 "UNSUPPORTED_ENDPOINT_TYPE";
+    UnknownControllerId = 116 "UNKNOWN_CONTROLLER_ID";
+    UnknownSubscriptionId = 117 "UNKNOWN_SUBSCRIPTION_ID";
+    TelemetryTooLarge = 118 "TELEMETRY_TOO_LARGE";
+    InvalidRegistration = 119 "INVALID_REGISTRATION";
+    TransactionAbortable = 120 "TRANSACTION_ABORTABLE";
+    InvalidRecordState = 121 "INVALID_RECORD_STATE";
+    ShareSessionNotFound = 122 "SHARE_SESSION_NOT_FOUND" retriable;
+    InvalidShareSessionEpoch = 123 "INVALID_SHARE_SESSION_EPOCH" retriable;
+    FencedStateEpoch = 124 "FENCED_STATE_EPOCH";
+    InvalidVoterKey = 125 "INVALID_VOTER_KEY";
+    DuplicateVoter = 126 "DUPLICATE_VOTER";
+    VoterNotFound = 127 "VOTER_NOT_FOUND";
+    InvalidRegularExpression = 128 "INVALID_REGULAR_EXPRESSION";
+    RebootstrapRequired = 129 "REBOOTSTRAP_REQUIRED";
+    StreamsInvalidTopology = 130 "STREAMS_INVALID_TOPOLOGY";
+    StreamsInvalidTopologyEpoch = 131 "STREAMS_INVALID_TOPOLOGY_EPOCH";
+    StreamsTopologyFenced = 132 "STREAMS_TOPOLOGY_FENCED";
+    ShareSessionLimitReached = 133 "SHARE_SESSION_LIMIT_REACHED" retriable;
 }
 
 impl ErrorCode {
@@ -191,6 +209,8 @@ impl From<&BatchError> for ErrorCode {
     fn from(error: &BatchError) -> Self {
         match error {
             BatchError::Length { .. } | BatchError::Crc { .. } => Self::CorruptMessage,
+            // A format from the future is damage to Kafka, one from the past a record that is refused.
+            BatchError::UnsupportedMagic { magic } if !(0..=2).contains(magic) => Self::CorruptMessage,
             BatchError::TooLarge { .. } => Self::MessageTooLarge,
             BatchError::LargerThanSegment { .. } => Self::RecordListTooLarge,
             BatchError::Transactional { has_producer: true } => Self::TransactionalIdAuthorizationFailed,

@@ -41,7 +41,7 @@ impl RequestHeader {
     /// # Errors
     /// Malformed.
     pub fn decode(frame: Bytes, flexible: i16) -> Result<(Self, Reader), DecodeError> {
-        let mut reader = Reader::new(frame, 0, false);
+        let mut reader = Reader::of_request(frame);
         let api_key = i16::read(&mut reader)?;
         let api_version = i16::read(&mut reader)?;
         let correlation_id = i32::read(&mut reader)?;
@@ -66,14 +66,12 @@ impl RequestHeader {
     }
 }
 
-/// Reads a request's body to its end.
+/// Reads a request's body. What follows it is ignored, as Kafka does.
 ///
 /// # Errors
-/// Malformed, or longer than the message.
+/// Malformed.
 pub fn decode_request<R: Request>(mut body: Reader) -> Result<R, DecodeError> {
-    let request = R::read(&mut body)?;
-    body.finish()?;
-    Ok(request)
+    R::read(&mut body)
 }
 
 /// A whole frame of a request, its length included.

@@ -4,7 +4,7 @@
 //! array of n elements needs at least n bytes), varints end within 5 (or 10) bytes, and what does not parse is a
 //! [`DecodeError`], never a panic. [`Writer`] keeps record bytes as slices, so that they reach the socket uncopied.
 
-use std::{fmt, ops::Deref};
+use std::{borrow::Cow, fmt, ops::Deref};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use log_store::LogSlice;
@@ -102,10 +102,24 @@ pub struct Reader {
 /// What the elements of a message's arrays may take in memory: one byte on the wire can become a structure of hundreds.
 const ALLOWANCE: usize = 32 << 20;
 
+/// The same for a request of `length` bytes: the byte budget counts frames at their length, so what is made of them has to
+/// stay near it. Small requests may grow to eight times their size (short names do), large ones, which are record batches or
+/// an attack, to little more than twice.
+fn request_allowance(length: usize) -> usize {
+    let small = length.saturating_mul(8).saturating_add(64 << 10).min(4 << 20);
+    length.saturating_mul(2).saturating_add(small).min(ALLOWANCE)
+}
+
 impl Reader {
     /// Reads `bytes` as a message of `version`, flexible or not.
     pub fn new(bytes: Bytes, version: i16, flexible: bool) -> Self {
         Self { bytes, version, flexible, allowance: ALLOWANCE }
+    }
+
+    /// Reads a frame of which nothing is known so far, and whose sender is not trusted with memory.
+    pub(crate) fn of_request(frame: Bytes) -> Self {
+        let allowance = request_allowance(frame.len());
+        Self { allowance, ..Self::new(frame, 0, false) }
     }
 
     /// Goes on behind what was read, as a message of `version`.
@@ -184,18 +198,23 @@ impl Reader {
         } else {
             i64::from(i16::from_be_bytes(self.array()?))
         };
-        match length {
-            -1 => Ok(None),
-            length => match usize::try_from(length) {
-                Ok(length) => Ok(Some(length)),
-                Err(_) => Err(DecodeError::Malformed("a negative length")),
-            },
-        }
+        // Any negative one is null to Kafka, not only -1.
+        Ok(usize::try_from(length).ok())
     }
 
     fn string(&mut self) -> Result<Option<Str>, DecodeError> {
         match self.length(false)? {
-            Some(length) => Ok(Some(Str::from_utf8(self.take(length)?)?)),
+            Some(length) => {
+                let bytes = self.take(length)?;
+                match String::from_utf8_lossy(&bytes) {
+                    Cow::Borrowed(_) => Ok(Some(Str(bytes))),
+                    // What is no UTF-8 is replaced, as in Java: a client id in another encoding must not close the connection.
+                    Cow::Owned(replaced) => {
+                        self.spend(replaced.capacity())?;
+                        Ok(Some(Str::from(replaced)))
+                    }
+                }
+            }
             None => Ok(None),
         }
     }
@@ -229,7 +248,7 @@ impl Reader {
     /// whether it knows the tag. Others are passed over. Nothing where the version is not flexible.
     ///
     /// # Errors
-    /// Malformed, or tags out of order.
+    /// Malformed. Their order is not checked: Kafka does not, either.
     pub fn tagged(
         &mut self,
         mut known: impl FnMut(u32, &mut Reader) -> Result<bool, DecodeError>,
@@ -237,13 +256,8 @@ impl Reader {
         if !self.flexible {
             return Ok(());
         }
-        let mut last = None;
         for _ in 0..self.unsigned_varint()? {
             let tag = self.unsigned_varint()?;
-            if last >= Some(tag) {
-                return Err(DecodeError::Malformed("tagged fields out of order"));
-            }
-            last = Some(tag);
             let size = self.unsigned_varint()? as usize;
             let mut field = Reader { bytes: self.take(size)?, flexible: true, ..*self };
             let known = known(tag, &mut field)?;
@@ -620,5 +634,24 @@ mod tests {
         };
         assert_eq!(read(count).unwrap().len(), count);
         assert!(read(count + 1).is_err());
+    }
+
+    /// Requests of many tiny elements: a small one is read, of a large one no more than a few times its size is made.
+    ///
+    /// Proves: W2, fault I02.
+    #[test]
+    fn a_request_grows_to_a_small_multiple_of_its_size() {
+        let read = |count: usize| {
+            let mut bytes = BytesMut::new();
+            bytes.put_i32(i32::try_from(count).unwrap());
+            bytes.put_bytes(0, count * 2);
+            Vec::<Str>::read(&mut Reader::of_request(bytes.freeze())).map(|strings| strings.len())
+        };
+        assert_eq!(read(1_000), Ok(1_000));
+        assert!(read(1 << 20).is_err(), "2 MiB on the wire must not become 32 MiB");
+        for length in [0, 100, 1 << 20, 100 << 20, usize::MAX] {
+            assert!(request_allowance(length) <= ALLOWANCE);
+            assert!(request_allowance(length) <= length.saturating_mul(10).saturating_add(64 << 10));
+        }
     }
 }

@@ -31,6 +31,8 @@ pub mod produce;
 pub mod sync_group;
 
 #[cfg(test)]
+mod schemas;
+#[cfg(test)]
 mod tests;
 
 /// A request, and what belongs to it.
@@ -149,6 +151,26 @@ macro_rules! message {
                     writer.unsigned_varint(bytes.len() as u32);
                     writer.put(&bytes);
                 }
+            }
+        }
+
+        #[cfg(test)]
+        impl super::schemas::Described for $name {
+            fn shape() -> super::schemas::Shape {
+                super::schemas::Shape::Structure(vec![
+                    $(super::schemas::Row {
+                        name: stringify!($field),
+                        shape: <$type as super::schemas::Described>::shape(),
+                        carried: |version| carries(&($range), version),
+                        nullable: |version| {
+                            let _ = version;
+                            <$type as super::schemas::Described>::NULLABLE
+                                && nullable_in!(version $(, $null)?)
+                        },
+                        tag: tag_of!($($tag)?),
+                        default: format!("{:?}", Self::default().$field),
+                    },)*
+                ])
             }
         }
 
