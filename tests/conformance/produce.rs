@@ -504,7 +504,7 @@ fn bomb(codec: Codec, size: usize) -> Bytes {
     };
     let mut batch = in_codec(codec, &["x"])[..61].to_vec();
     batch.extend_from_slice(&compressed);
-    let length = i32::try_from(batch.len() - 12).unwrap();
+    let length = i32::try_from(batch.len() - 12).expect("a short batch");
     batch[8..12].copy_from_slice(&length.to_be_bytes());
     with(&batch.into(), 61, &[])
 }

@@ -57,6 +57,8 @@ pub(crate) async fn handle(
             ))
         } else if named[&topic.name] > 1 {
             Err((ErrorCode::InvalidRequest, "the request names this topic twice".to_owned()))
+        } else if let Err(words) = allowed(broker, asked) {
+            Err((ErrorCode::PolicyViolation, words))
         } else {
             check(broker, topic)
         };
@@ -70,6 +72,12 @@ pub(crate) async fn handle(
         results.iter_mut().for_each(|result| result.error_message = None);
     }
     CreateTopicsResponse { throttle_time_ms: 0, topics: results }
+}
+
+/// Whether the system's limits leave room for so many more partitions.
+fn allowed(broker: &Broker, asked: i64) -> Result<(), String> {
+    let open = broker.node.partitions().len() as u64;
+    broker.limits.allow_partitions(open, asked.max(0).unsigned_abs())
 }
 
 fn asked_partitions(broker: &Broker, topic: &CreatableTopic) -> i64 {

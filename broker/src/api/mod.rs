@@ -317,7 +317,10 @@ pub fn start(
         |error: DecodeError| Close::Malformed { api: row.name, version, reason: error.to_string() };
     let (header, body) = RequestHeader::decode(frame, flexible_from(key)).map_err(malformed)?;
     context.version = version;
-    context.client_id = header.client_id.clone();
+    if context.client_id != header.client_id {
+        // A copy: the connection keeps it, and a slice would keep the whole buffer that the frame came in.
+        context.client_id = Str::from(&*header.client_id);
+    }
     #[cfg(debug_assertions)]
     assert!(&*context.client_id != PANIC_CLIENT_ID, "a client asked for it");
     if key == ProduceRequest::KEY {

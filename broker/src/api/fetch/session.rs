@@ -88,7 +88,9 @@ struct Member {
 }
 
 impl Session {
-    fn put(&mut self, target: Target, told: (i64, i64)) {
+    fn put(&mut self, mut target: Target, told: (i64, i64)) {
+        // A copy: a slice would keep the whole buffer that the request came in.
+        target.key.name = Str::from(&*target.key.name);
         let place = self.next_place;
         self.next_place += 1;
         self.places.insert(target.key.clone(), place);
@@ -109,7 +111,7 @@ impl Session {
         }
         for target in targets(request) {
             match self.places.get(&target.key).and_then(|place| self.partitions.get_mut(place)) {
-                Some(member) => member.target = target,
+                Some(member) => member.target.wanted = target.wanted,
                 None => self.put(target, (-1, -1)),
             }
         }
