@@ -9,6 +9,7 @@ mod against_kafka;
 mod batches;
 mod fetch;
 mod framing;
+mod groups;
 mod hostile;
 mod idempotence;
 mod metadata;

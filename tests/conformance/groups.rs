@@ -1,0 +1,330 @@
+//! Classic consumer groups and committed offsets (G, O), message by message.
+
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use alluvium::protocol::{
+    Str,
+    messages::{
+        describe_groups::DescribeGroupsRequest,
+        find_coordinator::FindCoordinatorRequest,
+        heartbeat::HeartbeatRequest,
+        join_group::{JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse},
+        leave_group::{LeaveGroupRequest, MemberIdentity},
+        offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        offset_fetch::{OffsetFetchRequest, OffsetFetchRequestTopic},
+        sync_group::{SyncGroupRequest, SyncGroupRequestAssignment},
+    },
+};
+use bytes::Bytes;
+
+use crate::{
+    requests::{create, fresh},
+    support::{broker::Broker, wire::Wire},
+};
+
+/// A broker whose groups start without delay and may have short sessions, with its coordinators ready.
+fn groups() -> &'static str {
+    static BROKER: OnceLock<Broker> = OnceLock::new();
+    let start = || {
+        let broker = Broker::ephemeral_with(&[
+            "--set",
+            "group.initial.rebalance.delay.ms=0",
+            "--set",
+            "group.min.session.timeout.ms=100",
+        ]);
+        let mut wire = Wire::open(&broker.bootstrap);
+        let find = FindCoordinatorRequest { key: "any".into(), ..FindCoordinatorRequest::default() };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while wire.call(&find, 3).error_code != 0 {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Coordinators load in the background and say 14 meanwhile: these names reach all of them.
+        let names = (0..500).map(|n| Str::from(format!("probe-{n}"))).collect();
+        let describe = DescribeGroupsRequest { groups: names, ..DescribeGroupsRequest::default() };
+        while wire.call(&describe, 5).groups.iter().any(|group| group.error_code != 0) {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        broker
+    };
+    &BROKER.get_or_init(start).bootstrap
+}
+
+fn join(group: &str, member: &Str, protocols: &[&str]) -> JoinGroupRequest {
+    JoinGroupRequest {
+        group_id: group.into(),
+        session_timeout_ms: 30_000,
+        rebalance_timeout_ms: 30_000,
+        member_id: member.clone(),
+        protocol_type: "connect".into(),
+        protocols: protocols
+            .iter()
+            .map(|name| JoinGroupRequestProtocol {
+                name: (*name).into(),
+                metadata: Bytes::from(format!("\0metadata of {name}")),
+            })
+            .collect(),
+        ..JoinGroupRequest::default()
+    }
+}
+
+/// A member id, as version 4 and later give it out before the member joins.
+fn member_id(wire: &mut Wire, group: &str) -> Str {
+    let given = wire.call(&join(group, &Str::default(), &["p1"]), 9);
+    assert_eq!(given.error_code, 79);
+    assert!(!given.member_id.is_empty());
+    given.member_id
+}
+
+fn sync(group: &str, joined: &JoinGroupResponse, plans: &[(&Str, &'static [u8])]) -> SyncGroupRequest {
+    SyncGroupRequest {
+        group_id: group.into(),
+        generation_id: joined.generation_id,
+        member_id: joined.member_id.clone(),
+        protocol_type: joined.protocol_type.clone(),
+        protocol_name: joined.protocol_name.clone(),
+        assignments: plans
+            .iter()
+            .map(|(member, plan)| SyncGroupRequestAssignment {
+                member_id: (*member).clone(),
+                assignment: Bytes::from_static(plan),
+            })
+            .collect(),
+        ..SyncGroupRequest::default()
+    }
+}
+
+fn beat(wire: &mut Wire, group: &str, member: &Str, generation_id: i32, instance: Option<&str>) -> i16 {
+    let request = HeartbeatRequest {
+        group_id: group.into(),
+        generation_id,
+        member_id: member.clone(),
+        group_instance_id: instance.map(Str::from),
+    };
+    wire.call(&request, 4).error_code
+}
+
+/// Heartbeats until the answer is `expected`: a member learns of a rebalance a moment after it began.
+fn beat_until(wire: &mut Wire, group: &str, member: &Str, generation: i32, expected: i16) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let code = beat(wire, group, member, generation, None);
+        if code == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "heartbeats end with {code}, not {expected}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Three members, of a protocol type that is not `consumer`: the leader alone sees the members and their metadata, most votes choose the
+/// protocol, a member without assignment gets empty bytes, a follower's rejoin changes nothing, the leader's starts anew.
+///
+/// Proves: G1, G4, G5, G6, G7, G8, G9, G10, G20.
+#[test]
+fn three_members_agree() {
+    let group = &fresh("three");
+    let [mut a, mut b, mut c] = [(); 3].map(|()| Wire::open(groups()));
+    let [id_a, id_b, id_c] = [&mut a, &mut b, &mut c].map(|wire| member_id(wire, group));
+    let alone = a.call(&join(group, &id_a, &["p1", "p2"]), 9);
+    assert_eq!((alone.error_code, alone.generation_id, &alone.leader), (0, 1, &id_a));
+    assert_eq!(a.call(&sync(group, &alone, &[(&id_a, b"all")]), 5).assignment, &b"all"[..]);
+
+    let joins = b.send(&join(group, &id_b, &["p2", "p1", "p3"]), 9);
+    beat_until(&mut a, group, &id_a, 1, 27);
+    let joins_too = c.send(&join(group, &id_c, &["p2", "p1"]), 9);
+    // Both others must be in before the first comes back and completes the join.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let describe = DescribeGroupsRequest { groups: vec![group.as_str().into()], ..Default::default() };
+    while a.call(&describe, 5).groups[0].members.len() < 3 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let at_a = a.call(&join(group, &id_a, &["p1", "p2"]), 9);
+    let at_b = b.receive::<JoinGroupRequest>(9, joins);
+    let at_c = c.receive::<JoinGroupRequest>(9, joins_too);
+    for joined in [&at_a, &at_b, &at_c] {
+        assert_eq!((joined.error_code, joined.generation_id), (0, 2));
+        assert_eq!(joined.protocol_name.as_deref(), Some("p2"), "two votes to one");
+        assert_eq!(joined.protocol_type.as_deref(), Some("connect"));
+        assert_eq!(joined.leader, at_a.leader);
+        let is_leader = joined.member_id == joined.leader;
+        assert_eq!(joined.members.len(), if is_leader { 3 } else { 0 });
+        for member in &joined.members {
+            assert_eq!(member.metadata, &b"\0metadata of p2"[..]);
+        }
+    }
+    assert_eq!(at_a.leader, id_a);
+
+    let mut other_protocol = sync(group, &at_b, &[]);
+    other_protocol.protocol_name = Some("p1".into());
+    assert_eq!(b.call(&other_protocol, 5).error_code, 23);
+    let waits = b.send(&sync(group, &at_b, &[]), 5);
+    assert_eq!(
+        a.call(&sync(group, &at_a, &[(&id_a, b"for a"), (&id_b, b"for b")]), 5).assignment,
+        &b"for a"[..]
+    );
+    assert_eq!(b.receive::<SyncGroupRequest>(5, waits).assignment, &b"for b"[..]);
+    let without = c.call(&sync(group, &at_c, &[]), 5);
+    assert_eq!((without.error_code, without.assignment.len()), (0, 0));
+    assert_eq!(b.call(&sync(group, &at_b, &[]), 5).assignment, &b"for b"[..], "stable: the same again");
+
+    let again = b.call(&join(group, &id_b, &["p2", "p1", "p3"]), 9);
+    assert_eq!((again.error_code, again.generation_id), (0, 2), "nothing changed, nothing starts");
+    assert_eq!(beat(&mut b, group, &id_b, 2, None), 0);
+    assert_eq!(beat(&mut b, group, &id_b, 1, None), 22);
+    a.send(&join(group, &id_a, &["p1", "p2"]), 9);
+    beat_until(&mut b, group, &id_b, 2, 27);
+}
+
+/// Version 0 has no rebalance time-out: a member that lives but does not come back is waited for as long as its session.
+///
+/// Proves: G3, G9.
+#[test]
+fn version_0_waits_for_the_session_time() {
+    let group = &fresh("old");
+    let (mut a, mut b) = (Wire::open(groups()), Wire::open(groups()));
+    let request = JoinGroupRequest { session_timeout_ms: 1_500, ..join(group, &Str::default(), &["p"]) };
+    let first = a.call(&request, 0);
+    assert_eq!((first.error_code, first.generation_id), (0, 1));
+    assert_eq!(a.call(&sync(group, &first, &[]), 0).error_code, 0);
+    let joins = b.send(&request, 0);
+    beat_until(&mut a, group, &first.member_id, 1, 27);
+    // The heartbeats keep the session alive, so only the rebalance's end can remove it.
+    beat_until(&mut a, group, &first.member_id, 1, 25);
+    let second = b.receive::<JoinGroupRequest>(0, joins);
+    assert_eq!((second.error_code, second.generation_id, second.members.len()), (0, 2, 1));
+}
+
+/// A static member that comes back under a new member id replaces the old one without a rebalance; the old one is fenced. Before
+/// version 9 the answer names the old leader, so that the member does not assign; version 9 says it outright. It is removed by
+/// its instance.
+///
+/// Proves: G11, G12, G13.
+#[test]
+fn static_members_are_replaced() {
+    let group = &fresh("static");
+    let mut wire = Wire::open(groups());
+    let joining = JoinGroupRequest {
+        group_instance_id: Some("instance".into()),
+        ..join(group, &Str::default(), &["p"])
+    };
+    let first = wire.call(&joining, 8);
+    assert_eq!((first.error_code, first.generation_id), (0, 1), "no 79 for a static member");
+    let plan = SyncGroupRequest {
+        group_instance_id: Some("instance".into()),
+        ..sync(group, &first, &[(&first.member_id, b"plan")])
+    };
+    assert_eq!(wire.call(&plan, 5).assignment, &b"plan"[..]);
+
+    let second = wire.call(&joining, 8);
+    assert_eq!((second.error_code, second.generation_id), (0, 1), "no rebalance");
+    assert_ne!(second.member_id, first.member_id);
+    assert_eq!(second.leader, first.member_id, "the old leader's id: do not assign");
+    assert_eq!(beat(&mut wire, group, &first.member_id, 1, Some("instance")), 82);
+    assert_eq!(beat(&mut wire, group, &second.member_id, 1, Some("instance")), 0);
+    let third = wire.call(&joining, 9);
+    assert_eq!((third.error_code, third.generation_id, third.skip_assignment), (0, 1, true));
+    assert_eq!(third.leader, third.member_id);
+
+    let identity = |member: &str, instance: Option<&str>| MemberIdentity {
+        member_id: member.into(),
+        group_instance_id: instance.map(Str::from),
+        reason: None,
+    };
+    let leave = LeaveGroupRequest {
+        group_id: group.as_str().into(),
+        members: vec![identity("nobody", None), identity("", Some("instance")), identity("", Some("other"))],
+        ..LeaveGroupRequest::default()
+    };
+    let left = wire.call(&leave, 5);
+    let codes: Vec<i16> = left.members.iter().map(|member| member.error_code).collect();
+    assert_eq!((left.error_code, codes), (0, vec![25, 0, 25]));
+}
+
+/// An unknown group is dead, and an error from version 6 on.
+///
+/// Proves: G17.
+#[test]
+fn unknown_groups_are_dead() {
+    let mut wire = Wire::open(groups());
+    let request = DescribeGroupsRequest { groups: vec![fresh("unknown").into()], ..Default::default() };
+    for version in 0..=6 {
+        let group = wire.call(&request, version).groups.remove(0);
+        assert_eq!(group.error_code, if version < 6 { 0 } else { 69 }, "v{version}");
+        assert_eq!(&*group.group_state, "Dead");
+    }
+}
+
+/// Commits by a member, in every state of its group; each partition for itself. What was never committed is -1, not an error.
+///
+/// Proves: O1, O3, O4, O5.
+#[test]
+fn commits_follow_the_state_of_the_group() {
+    let (group, topic) = (&fresh("commits"), fresh("commits"));
+    let (mut a, mut b) = (Wire::open(groups()), Wire::open(groups()));
+    create(&mut a, &topic, 2, &[]);
+    let partition = |partition_index, metadata: &str| OffsetCommitRequestPartition {
+        partition_index,
+        committed_offset: 7,
+        committed_metadata: Some(metadata.into()),
+        ..OffsetCommitRequestPartition::default()
+    };
+    let long = "x".repeat(4097);
+    let commit = |group: &str, member: &Str, generation| OffsetCommitRequest {
+        group_id: group.into(),
+        generation_id_or_member_epoch: generation,
+        member_id: member.clone(),
+        topics: vec![
+            OffsetCommitRequestTopic {
+                name: topic.as_str().into(),
+                partitions: vec![partition(0, "note"), partition(1, &long), partition(9, "")],
+            },
+            OffsetCommitRequestTopic { name: "no-such-topic".into(), partitions: vec![partition(0, "")] },
+        ],
+        ..OffsetCommitRequest::default()
+    };
+    let codes = |wire: &mut Wire, request: &OffsetCommitRequest, version| -> Vec<i16> {
+        let topics = wire.call(request, version).topics;
+        topics.iter().flat_map(|topic| topic.partitions.iter().map(|one| one.error_code)).collect()
+    };
+    let ghost = "m".into();
+    assert_eq!(codes(&mut a, &commit(&fresh("ghost"), &ghost, 3), 8)[0], 22);
+    assert_eq!(codes(&mut a, &commit(&fresh("ghost"), &ghost, 3), 9)[0], 69);
+
+    let id = member_id(&mut a, group);
+    let joined = a.call(&join(group, &id, &["p1"]), 9);
+    assert_eq!(codes(&mut a, &commit(group, &id, 1), 9)[0], 27, "the assignment is not there yet");
+    assert_eq!(a.call(&sync(group, &joined, &[]), 5).error_code, 0);
+    assert_eq!(codes(&mut a, &commit(group, &id, 1), 9), [0, 12, 3, 3]);
+    let other = member_id(&mut b, group);
+    b.send(&join(group, &other, &["p1"]), 9);
+    beat_until(&mut a, group, &id, 1, 27);
+    assert_eq!(codes(&mut a, &commit(group, &id, 1), 9)[0], 0, "a rebalance that is being prepared");
+    assert_eq!(codes(&mut a, &commit(group, &id, 5), 9)[0], 22);
+
+    let fetch = OffsetFetchRequest {
+        group_id: group.as_str().into(),
+        topics: Some(vec![OffsetFetchRequestTopic {
+            name: topic.as_str().into(),
+            partition_indexes: vec![0, 1, 9],
+        }]),
+        ..OffsetFetchRequest::default()
+    };
+    for version in 1..=7 {
+        let answer = a.call(&fetch, version);
+        let found: Vec<_> = answer.topics[0]
+            .partitions
+            .iter()
+            .map(|one| {
+                (one.committed_offset, one.committed_leader_epoch, one.metadata.as_deref(), one.error_code)
+            })
+            .collect();
+        let none = (-1, -1, Some(""), 0);
+        assert_eq!(found, [(7, -1, Some("note"), 0), none, none], "v{version}");
+    }
+}
