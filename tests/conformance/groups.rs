@@ -328,3 +328,63 @@ fn commits_follow_the_state_of_the_group() {
         assert_eq!(found, [(7, -1, Some("note"), 0), none, none], "v{version}");
     }
 }
+
+/// A coordinator that was killed comes back with its groups: the member goes on in its generation, with its assignment and commits.
+/// While it loads it says so, and nothing else.
+///
+/// Proves: G15, O6.
+#[test]
+fn groups_survive_their_coordinator() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let settings = ["--set", "group.initial.rebalance.delay.ms=0"];
+    let mut broker = Broker::on(data.path(), &settings);
+    let mut wire = Wire::open(&broker.bootstrap);
+    create(&mut wire, "kept", 1, &[]);
+    let find = FindCoordinatorRequest { key: "kept".into(), ..FindCoordinatorRequest::default() };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while wire.call(&find, 3).error_code != 0 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    while wire.call(&join("kept", &Str::default(), &["p1"]), 9).error_code == 14 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let id = member_id(&mut wire, "kept");
+    let joined = wire.call(&join("kept", &id, &["p1"]), 9);
+    assert_eq!(joined.error_code, 0);
+    assert_eq!(wire.call(&sync("kept", &joined, &[(&id, b"plan")]), 5).error_code, 0);
+    let commit = OffsetCommitRequest {
+        group_id: "kept".into(),
+        generation_id_or_member_epoch: 1,
+        member_id: id.clone(),
+        topics: vec![OffsetCommitRequestTopic {
+            name: "kept".into(),
+            partitions: vec![OffsetCommitRequestPartition {
+                committed_offset: 42,
+                ..OffsetCommitRequestPartition::default()
+            }],
+        }],
+        ..OffsetCommitRequest::default()
+    };
+    assert_eq!(wire.call(&commit, 9).topics[0].partitions[0].error_code, 0);
+
+    broker.kill();
+    broker = Broker::on(data.path(), &settings);
+    let mut wire = Wire::open(&broker.bootstrap);
+    // Heartbeats are answered with 0 while the group is loaded (Kafka does the same), so a sync has to tell.
+    let mut synced = wire.call(&sync("kept", &joined, &[]), 5);
+    while [14, 15, 16].contains(&synced.error_code) {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(5));
+        synced = wire.call(&sync("kept", &joined, &[]), 5);
+    }
+    assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"plan"[..]));
+    assert_eq!(beat(&mut wire, "kept", &id, joined.generation_id, None), 0);
+    let fetch = OffsetFetchRequest {
+        group_id: "kept".into(),
+        topics: Some(vec![OffsetFetchRequestTopic { name: "kept".into(), partition_indexes: vec![0] }]),
+        ..OffsetFetchRequest::default()
+    };
+    assert_eq!(wire.call(&fetch, 7).topics[0].partitions[0].committed_offset, 42);
+}
