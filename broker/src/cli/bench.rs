@@ -255,6 +255,7 @@ fn micros(duration: Duration) -> u64 {
 }
 
 /// One producing client; `rate` is its own share.
+#[expect(clippy::too_many_arguments, reason = "the parts of one run, each used once")]
 async fn produce_with(
     settings: Settings,
     clock: crate::clock::Clock,
@@ -315,7 +316,7 @@ async fn produce_with(
         let due = micros(due);
         sending.send(ProducedRecord { value: Some(value(size, due)), ..Default::default() }, due).await?;
         sent += 1;
-        if sent % 64 == 0 {
+        if sent.is_multiple_of(64) {
             tokio::task::yield_now().await;
         }
     }
