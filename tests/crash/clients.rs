@@ -14,10 +14,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        BrokerId, CreateTopicsRequest, FetchRequest, InitProducerIdRequest, ProduceRequest, ProducerId,
-        TopicName,
-        create_topics_request::CreatableTopic,
-        fetch_request::{FetchPartition, FetchTopic},
+        InitProducerIdRequest, ProduceRequest, ProducerId, TopicName,
         produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::StrBytes,
