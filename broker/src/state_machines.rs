@@ -9,7 +9,7 @@
 //! that was appended before it is committed. When an append fails, the state is ahead of the log: it is thrown away,
 //! whoever waits is told to look for the coordinator, and the partition is loaded again.
 //!
-//! The log stays bounded without compaction: when it exceeds what [`rewrite_above`] says, the whole live state is
+//! The log stays bounded without compaction: when it exceeds what `rewrite_above` says, the whole live state is
 //! appended as ordinary records and, once they are committed, everything before them is trimmed.
 //!
 //! Invariants: records are appended in the order of the operations (both under one lock); an answer never shows what is
