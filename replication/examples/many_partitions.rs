@@ -45,7 +45,7 @@ fn usage() -> (u64, Duration) {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc");
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
     let field = |number: usize| fields[number].parse::<u64>().expect("a number");
-    (field(21) * 4096 >> 20, Duration::from_millis((field(11) + field(12)) * 10))
+    ((field(21) * 4096) >> 20, Duration::from_millis((field(11) + field(12)) * 10))
 }
 
 fn main() {
