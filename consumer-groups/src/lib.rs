@@ -43,6 +43,9 @@ pub fn partition_for(group_id: &str, partitions: i32) -> i32 {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::partition_for;
 
