@@ -479,6 +479,10 @@ impl Flusher {
             thread.join().unwrap();
         }
         self.files.stop();
+        for lane in lock(&self.lanes).iter() {
+            lane.forget();
+        }
+        lock(&self.partitions).clear();
     }
 
     fn run(self: Arc<Self>) {
