@@ -77,7 +77,7 @@ fn produce_until_refused(connection: &mut Connection, mut next: usize) -> (usize
 #[test]
 fn a_full_disk_refuses_produce_and_recovers_by_itself() {
     let Some(disk) = SmallDisk::mount(160) else { return };
-    let arguments = ["--set", "wal.file.bytes=4MiB"];
+    let arguments = ["--set", "wal.file.bytes=4194304"];
     let data = disk.path().join("data");
     let mut broker = Broker::on(&data, &arguments);
     let mut connection = connect(&broker);
@@ -118,7 +118,7 @@ fn a_full_disk_refuses_produce_and_recovers_by_itself() {
 #[test]
 fn recovery_works_on_a_full_disk() {
     let Some(disk) = SmallDisk::mount(160) else { return };
-    let arguments = ["--set", "wal.file.bytes=4MiB"];
+    let arguments = ["--set", "wal.file.bytes=4194304"];
     let data = disk.path().join("data");
     let mut broker = Broker::on(&data, &arguments);
     let mut connection = connect(&broker);

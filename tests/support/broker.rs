@@ -69,7 +69,11 @@ impl Broker {
         let program = folder.path().join("alluvium");
         std::fs::copy(env!("CARGO_BIN_EXE_alluvium"), &program).expect("copying the binary");
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        // Its home is not the caller's, whose settings it could not read.
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program)
+            .env("HOME", folder.path());
         let data = data.to_str().expect("a data directory in UTF-8");
         Self::ready(Self::spawn(command, "0", &["--data-dir", data]))
     }

@@ -104,7 +104,8 @@ pub(crate) fn batch_at(values: &[String], first: i64) -> Bytes {
             producer_epoch: -1,
             timestamp_type: TimestampType::Creation,
             offset,
-            sequence: -1,
+            // The crate makes one batch only of sequences that follow each other: from -1, which stands for none.
+            sequence: offset as i32 - 1,
             timestamp: first + offset,
             key: None,
             value: Some(Bytes::from(value.clone())),
