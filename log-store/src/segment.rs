@@ -10,7 +10,7 @@
 //! A segment begins to exist in memory; its files are made when its first batch is written.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     io::{self, IoSlice},
     path::{Path, PathBuf},
@@ -206,17 +206,35 @@ pub(crate) fn relative(offset: i64, base_offset: i64) -> u32 {
     u32::try_from(offset.saturating_sub(base_offset).max(0)).unwrap_or(u32::MAX)
 }
 
-/// An open `.log` file, its map once it was read, and the indexes of a sealed segment once they were needed.
+/// Bytes of a file that one map covers; one read may be longer.
+const MAP_WINDOW: u64 = 8 << 20;
+/// Maps kept of one segment: for readers at the tail, and for one that replays.
+const MAP_WINDOWS: usize = 2;
+
+/// A map of a part of a file.
+struct Window {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+/// An open `.log` file, its maps once it was read, and the indexes of a sealed segment once they were needed.
 pub(crate) struct OpenSegment {
     pub(crate) file: Arc<dyn DiskFile>,
-    map: Mutex<Option<Bytes>>,
+    /// The maps read from last, the latest first.
+    windows: Mutex<VecDeque<Window>>,
     index: Mutex<Option<Arc<SegmentIndex>>>,
     /// Memory of `index`; apart, so that the pool need not wait while an index is read.
     index_bytes: AtomicUsize,
 }
 
 impl fmt::Debug for OpenSegment {
-    /// Without the map: bytes that are not in the file must not be touched.
+    /// Without the maps: bytes that are not in the file must not be touched.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("OpenSegment").field("file", &self.file).finish_non_exhaustive()
     }
@@ -226,7 +244,7 @@ impl OpenSegment {
     fn new(file: Arc<dyn DiskFile>) -> Arc<Self> {
         Arc::new(Self {
             file,
-            map: Mutex::default(),
+            windows: Mutex::default(),
             index: Mutex::default(),
             index_bytes: AtomicUsize::new(0),
         })
@@ -236,26 +254,32 @@ impl OpenSegment {
         self.index_bytes.load(Ordering::Relaxed)
     }
 
-    /// Written bytes of the file: a slice of its map, or a copy where the disk has no maps. `reserve`: how far the file is
-    /// expected to grow, so that one map serves the segment for life.
-    pub(crate) fn bytes(&self, position: u64, len: usize, reserve: u64) -> io::Result<Bytes> {
+    /// Written bytes of the file: a slice of a map, or a copy where the disk has no maps.
+    ///
+    /// A map covers a window of the file, beyond its end, too, so that readers at the tail share one while it fills. Windows
+    /// that nobody reads any more are unmapped: what was read long ago does not count as the process's memory for ever.
+    pub(crate) fn bytes(&self, position: u64, len: usize) -> io::Result<Bytes> {
         let end = position + len as u64;
-        let mut map = lock(&self.map);
-        let mapped = match &*map {
-            Some(mapped) if mapped.len() as u64 >= end => Some(mapped.clone()),
-            _ => {
-                *map = self.file.map(0..end.max(reserve))?;
-                map.clone()
+        let mut windows = lock(&self.windows);
+        let found = windows.iter().position(|window| window.start <= position && end <= window.end());
+        let window = match found.and_then(|at| windows.remove(at)) {
+            Some(window) => window,
+            None => {
+                let start = position - position % MAP_WINDOW;
+                let Some(bytes) = self.file.map(start..end.next_multiple_of(MAP_WINDOW))? else {
+                    drop(windows);
+                    let mut bytes = vec![0; len];
+                    self.file.read_exact_at(&mut bytes, position)?;
+                    return Ok(bytes.into());
+                };
+                windows.truncate(MAP_WINDOWS - 1);
+                Window { start, bytes }
             }
         };
-        drop(map);
-        if let Some(mapped) = mapped {
-            let start = usize::try_from(position).map_err(io::Error::other)?;
-            return Ok(mapped.slice(start..start + len));
-        }
-        let mut bytes = vec![0; len];
-        self.file.read_exact_at(&mut bytes, position)?;
-        Ok(bytes.into())
+        let start = usize::try_from(position - window.start).map_err(io::Error::other)?;
+        let slice = window.bytes.slice(start..start + len);
+        windows.push_front(window);
+        Ok(slice)
     }
 
     /// Whether a range can be sent from memory: its first and last byte are in the page cache.

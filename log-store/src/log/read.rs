@@ -586,8 +586,7 @@ impl Log {
             let len = (in_file - start) as usize;
             let resident = handle.is_resident(start, len).map_err(LogStoreError::io("read", path()))?;
             if resident || handle.file.descriptor().is_none() {
-                let reserve = view.stats.bytes.max(self.reserved());
-                let bytes = handle.bytes(start, len, reserve).map_err(LogStoreError::io("map", path()))?;
+                let bytes = handle.bytes(start, len).map_err(LogStoreError::io("map", path()))?;
                 read.slices.push(LogSlice::Bytes(bytes));
             } else {
                 read.slices.push(LogSlice::File { file: Arc::clone(&handle.file), position: start, len });
@@ -599,11 +598,6 @@ impl Log {
         }
         read.bytes += (stop - start) as usize;
         Ok(())
-    }
-
-    /// How far a segment may grow: its map covers that from the first read on.
-    fn reserved(&self) -> u64 {
-        self.state().config.segment_bytes.min(1 << 30)
     }
 
     /// The first record below `upper_bound` whose timestamp is at or above `timestamp`: (offset, its timestamp, its
