@@ -16,7 +16,7 @@
 //! Each group has a CRC of its own and the whole file a twin: one rotten page costs one group at most, and that one
 //! is taken from the copy, or (where both are rotten) stays offline while all others start.
 //!
-//! # Order (DESIGN 3.4)
+//! # Order
 //! ```text
 //!   shadow as of round R + WalWriter::position()      captured together, between two rounds
 //!   sync segments with bytes of rounds up to R        [`sync_segments`]
@@ -168,7 +168,7 @@ impl Checkpoint {
 /// in the data directory: what a checkpoint needs before it may be written.
 ///
 /// # Errors
-/// [`LogStoreError::Io`], final (DESIGN 3.3.6).
+/// [`LogStoreError::Io`], final (durability rule 6).
 pub fn sync_segments(disk: &dyn Disk, data: &Path, dirty: &[Arc<Segment>]) -> Result<(), LogStoreError> {
     if dirty.len() > SYNCED_ALONE {
         // even a sync of a clean file costs a flush of the disk's cache: 1,000 of them took five seconds

@@ -21,8 +21,8 @@
 //!
 //! A rename replaces its target atomically: afterwards the name holds the old file or the new one, each whole as far
 //! as it was synced. A write may tear at 512 bytes; the bytes around it stay as they were. An error from a sync says
-//! nothing about what reached the disk, and the next sync may succeed without it: the first one is final (DESIGN
-//! 3.3.6). A write beyond the end fills the gap with zeros.
+//! nothing about what reached the disk, and the next sync may succeed without it: the first one is final (durability
+//! rule 6). A write beyond the end fills the gap with zeros.
 
 pub mod overlay;
 

@@ -15,7 +15,7 @@
 //! - Entries follow one another: the index of a batch is the end's plus one, terms never fall, a batch begins at the
 //!   end's offset and at the end's byte, or at byte 0 of a segment named after the end's offset.
 //! - A cut ends at an entry that the log holds and not below the purge floor; the floor never falls.
-//! - `floor <= end`, `log_start <= end`, `committed <= end` (the last two are not folded but clamped, DESIGN 3.3.4).
+//! - `floor <= end`, `log_start <= end`, `committed <= end` (the last two are not folded but clamped, durability rule 4).
 
 use std::{
     collections::{BTreeMap, btree_map},

@@ -3,9 +3,9 @@
 //! A map gives out [`Bytes`] that keep it alive: whoever holds a slice holds the pages behind it, also when the file's
 //! name is gone. Unlinking a mapped file is safe on Linux; cutting it is not. Hence the rule that makes this module
 //! sound: **a byte that was handed out of a map is never cut off its file**. Slices are taken of committed bytes alone,
-//! and a file of ours is only ever cut above its committed end (DESIGN 3.6).
+//! and a file of ours is only ever cut above its committed end.
 
-#![expect(unsafe_code, reason = "memory maps; STYLE 1.6 keeps all unsafe code in this file")]
+#![expect(unsafe_code, reason = "memory maps; all unsafe code of the project is in this file")]
 
 use std::{fs::File, io, mem::MaybeUninit, ops::Range, ptr};
 

@@ -554,28 +554,4 @@ mod tests {
         assert_eq!(walk(&[1, 0]), Err(MalformedRecord { index: 0, field: RecordField::Length }));
         assert_eq!(walk(&[0]), Err(MalformedRecord { index: 0, field: RecordField::TimestampDelta }));
     }
-
-    /// By hand: `cargo test --release -p alluvium-log-store record::tests::walk_speed -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn walk_speed() {
-        let mut bytes = Vec::new();
-        let mut count = 0;
-        while bytes.len() < 16 << 10 {
-            put_record(&mut bytes, count, i64::from(count), Some(b"0123456789"), Some(&[7; 80]), &[]);
-            count += 1;
-        }
-        // The best of many short runs: other work on the machine only ever adds.
-        let rounds = 100;
-        let run = || {
-            let start = std::time::Instant::now();
-            for _ in 0..rounds {
-                assert_eq!(walk(std::hint::black_box(&bytes)).unwrap().count, count);
-            }
-            start.elapsed()
-        };
-        let best = (0..1000).map(|_| run()).min().unwrap();
-        let nanos = best.as_nanos() as f64 / f64::from(rounds * count);
-        println!("{nanos:.2} ns a record of {} bytes", bytes.len() / count as usize);
-    }
 }

@@ -370,7 +370,7 @@ impl Segment {
     /// dropped) has nothing to sync.
     ///
     /// # Errors
-    /// The system's; final (DESIGN 3.3.6).
+    /// The system's; final (durability rule 6).
     pub fn sync(&self) -> Result<(), LogStoreError> {
         // cleared before the sync: bytes that are written meanwhile make it dirty again
         self.dirty.store(false, Ordering::SeqCst);

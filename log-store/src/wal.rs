@@ -25,11 +25,11 @@
 //! # Invariants
 //! - A round is written only once the round before it is durable ([`WalWriter::write`] asserts it). Hence at most one
 //!   round can be torn, the last; a whole round beyond a broken one means damage, and recovery refuses to start
-//!   (DESIGN 3.3.1, 3.5).
+//!   (durability rule 1; `recovery`).
 //! - The salt is random and new with each start's checkpoint, and the CRC begins from it: what is left of a file's
 //!   former use, or what a client puts into its records, never passes for a round.
 //! - A file is used again only when a checkpoint holds everything of its rounds ([`WalWriter::release`]).
-//! - The first error of a write or a sync is final: every later call fails too (DESIGN 3.3.6).
+//! - The first error of a write or a sync is final: every later call fails too (durability rule 6).
 //!
 //! # Assumed of the disk
 //! A sync that returned holds; a write tears at 512 bytes or more; bytes outside a write stay as they were.
@@ -700,7 +700,7 @@ impl WalWriter {
     /// changed then.
     ///
     /// # Panics
-    /// If the round before is not durable yet (DESIGN 3.3.1).
+    /// If the round before is not durable yet (durability rule 1).
     pub fn write(&mut self, round: &mut RoundBuilder) -> Result<u64, LogStoreError> {
         self.check_alive()?;
         assert_eq!(self.phase, Phase::Durable, "a round is written while the one before it is not durable");
@@ -891,7 +891,7 @@ pub struct WalReader {
 
 impl WalReader {
     /// Opens what is in the ring's directory. The files and their directory are synced first: after a kill -9 a
-    /// round, or a file's name, may be in the page cache only, and a power cut may follow (DESIGN 3.5).
+    /// round, or a file's name, may be in the page cache only, and a power cut may follow.
     ///
     /// # Errors
     /// [`LogStoreError::Io`]; [`LogStoreError::Refused`] where the file is missing in which the next round began.

@@ -1,4 +1,4 @@
-//! The order of durability (DESIGN 3.3): a test for each line, which fails on its mutant (test only).
+//! The order of durability (`log_store`, "Order of durability"): a test for each line, which fails on its mutant (test only).
 //!
 //! Each rule is a function that says what it saw; the test wants it to hold, and to be broken by the planted bug.
 
@@ -288,56 +288,56 @@ async fn a_failed_sync_is_final(mutation: Mutation) -> Seen {
     if fatal == 0 { Err("nobody was told of the failed sync".to_owned()) } else { Ok(()) }
 }
 
-/// Proves: DESIGN 3.3.1, fault P02 (order): ack before sync is found.
+/// Proves: durability rule 1, fault P02 (order): ack before sync is found.
 #[tokio::test]
 async fn rule_1_answers_wait_for_the_sync() {
     answers_wait_for_the_sync(Mutation::None).await.unwrap();
     answers_wait_for_the_sync(Mutation::AnswerBeforeSync).await.unwrap_err();
 }
 
-/// Proves: DESIGN 3.3.2, fault R02: a vote answered before it is durable is found.
+/// Proves: durability rule 2, fault R02: a vote answered before it is durable is found.
 #[tokio::test]
 async fn rule_2_votes_wait_for_the_sync() {
     votes_wait_for_the_sync(Mutation::None).await.unwrap();
     votes_wait_for_the_sync(Mutation::VotePastTheQueue).await.unwrap_err();
 }
 
-/// Proves: DESIGN 3.3.3: a file cut before its record is durable is found.
+/// Proves: durability rule 3: a file cut before its record is durable is found.
 #[tokio::test]
 async fn rule_3_the_cut_is_durable_first() {
     the_cut_is_durable_before_the_file_is_cut(Mutation::None).await.unwrap();
     the_cut_is_durable_before_the_file_is_cut(Mutation::FileCutBeforeItsRecord).await.unwrap_err();
 }
 
-/// Proves: DESIGN 3.3.4: a checkpoint above its log is found.
+/// Proves: durability rule 4: a checkpoint above its log is found.
 #[tokio::test]
 async fn rule_4_a_checkpoint_is_clamped() {
     a_checkpoint_is_never_above_its_log(Mutation::None).await.unwrap();
     a_checkpoint_is_never_above_its_log(Mutation::CheckpointUnclamped).await.unwrap_err();
 }
 
-/// Proves: DESIGN 3.3.5: a file unlinked before its purge is durable is found.
+/// Proves: durability rule 5: a file unlinked before its purge is durable is found.
 #[tokio::test]
 async fn rule_5_files_go_after_their_purge() {
     files_go_after_their_purge(Mutation::None).await.unwrap();
     files_go_after_their_purge(Mutation::UnlinkedBeforePurge).await.unwrap_err();
 }
 
-/// Proves: DESIGN 3.3.5: a snapshot that returns while its files are there is found.
+/// Proves: durability rule 5: a snapshot that returns while its files are there is found.
 #[tokio::test]
 async fn rule_5_installed_files_are_gone() {
     installed_files_are_gone_when_it_returns(Mutation::None).await.unwrap();
     installed_files_are_gone_when_it_returns(Mutation::InstalledBeforeFilesAreGone).await.unwrap_err();
 }
 
-/// Proves: DESIGN 3.3.6, faults D04, D05: one group's full disk that reaches another group is found.
+/// Proves: durability rule 6, faults D04, D05: one group's full disk that reaches another group is found.
 #[tokio::test]
 async fn rule_6_a_full_disk_stops_one_group_alone() {
     a_full_disk_stops_one_group_alone(Mutation::None).await.unwrap();
     a_full_disk_stops_one_group_alone(Mutation::ErrorSpreads).await.unwrap_err();
 }
 
-/// Proves: DESIGN 3.3.6, fault D01: an acknowledgement after a failed sync is found.
+/// Proves: durability rule 6, fault D01: an acknowledgement after a failed sync is found.
 #[tokio::test]
 async fn rule_6_a_failed_sync_is_final() {
     a_failed_sync_is_final(Mutation::None).await.unwrap();

@@ -13,10 +13,10 @@
 //! nothing of it is promised.
 //!
 //! The *shadow* is the durable state of every group as of the last complete round; a checkpoint is the shadow written
-//! out, with what the running partitions know of commits, never above its own end (rule 3.3.4).
+//! out, with what the running partitions know of commits, never above its own end (durability rule 4).
 //!
 //! The first error of a sync, or of a write to the write-ahead log or the checkpoint, is final: the process aborts, and
-//! recovery decides at the next start what was promised (rule 3.3.6). An error of a write into a segment stops that
+//! recovery decides at the next start what was promised (durability rule 6). An error of a write into a segment stops that
 //! group alone.
 
 use std::{
@@ -79,11 +79,11 @@ pub(crate) enum AfterDurable {
     Nothing,
     /// Somebody waits for it.
     Tell(oneshot::Sender<()>),
-    /// The files are cut to the log's end, unsynced, before it counts as done (rule 3.3.3).
+    /// The files are cut to the log's end, unsynced, before it counts as done (durability rule 3).
     CutFiles(Arc<Partition>, oneshot::Sender<()>),
-    /// Files go before it counts as done: the next append may use their names again (rule 3.3.5).
+    /// Files go before it counts as done: the next append may use their names again (durability rule 5).
     Remove(Vec<PathBuf>, oneshot::Sender<()>),
-    /// A worker unlinks the files, listed when the record was queued (rule 3.3.5).
+    /// A worker unlinks the files, listed when the record was queued (durability rule 5).
     Unlink(Vec<PathBuf>),
     /// A worker does this.
     Then(DiskWork),
@@ -276,7 +276,7 @@ impl Faults {
     }
 }
 
-/// A bug that a test plants, to see that it is found: one for each line of DESIGN 3.3 that is kept here.
+/// A bug that a test plants, to see that it is found: one for each durability rule that is kept here.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutation {

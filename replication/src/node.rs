@@ -778,7 +778,7 @@ async fn end_cores(partitions: &[Arc<Partition>]) {
     join_all(cores.map(|core| async move { core.shutdown().await })).await;
 }
 
-/// Settings of data groups (DESIGN 4). Ticks are off: with one voter there is nobody to hear from.
+/// Settings of data groups. Ticks are off: with one voter there is nobody to hear from.
 fn raft_config() -> Result<Arc<Config>, ReplicationError> {
     let config = Config {
         cluster_name: "alluvium".to_owned(),
@@ -820,7 +820,7 @@ fn fail_all(
         .collect()
 }
 
-/// Nothing may be acknowledged any more, and nothing in memory can be trusted to be on the disk (DESIGN 3.3.6).
+/// Nothing may be acknowledged any more, and nothing in memory can be trusted to be on the disk (durability rule 6).
 fn abort(error: &LogStoreError) {
     tracing::error!(%error, "the disk failed a sync or a write that everything depends on: aborting; the next start \
                              recovers what was acknowledged");

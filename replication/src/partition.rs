@@ -450,7 +450,7 @@ impl Partition {
 
     /// Proposes a log start behind the segments that are too old or too many, and gives up what lies below it.
     ///
-    /// By time counts the later of the largest record timestamp and the last append (DESIGN 3.6): by record timestamps
+    /// By time counts the later of the largest record timestamp and the last append: by record timestamps
     /// alone a topic filled with last year's events would be empty at once.
     ///
     /// # Errors
@@ -494,7 +494,7 @@ impl Partition {
     }
 
     /// Gives up the whole segments below the log start: a snapshot at their end, the purge that openraft derives
-    /// from it, and the worker that unlinks them (DESIGN 3.6).
+    /// from it, and the worker that unlinks them.
     pub(crate) async fn release(&self) {
         let (Some(core), Some(boundary)) = (self.core(), self.releasable()) else { return };
         lock(&self.marks).boundary = Some(boundary);
@@ -1002,7 +1002,7 @@ fn recovered(
     let floor = state.floor.map(|(floor, _)| floor);
     // a snapshot is taken of applied entries, so what it covers is committed
     let covered = snapshot.as_ref().and_then(|snapshot| snapshot.log_id);
-    // rule 3.3.4: openraft answers an applied entry above the log's end by purging the log
+    // durability rule 4: openraft answers an applied entry above the log's end by purging the log
     let applied = state.committed.max(covered).min(state.end.last).max(floor);
     let mut marks = Marks::new(state, applied);
     if let Some(snapshot) = &snapshot {

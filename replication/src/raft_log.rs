@@ -8,7 +8,7 @@
 //! | `purge` | raises the floor in memory, queues `Snapshot` and `Purge`, returns; a worker unlinks once they are durable |
 //! | `save_committed` | memory; the checkpoint writes it out, never above the durable end |
 //!
-//! An `Err` from here ends the group's core for good, so only what must end it is one (DESIGN 3.3.6).
+//! An `Err` from here ends the group's core for good, so only what must end it is one (durability rule 6).
 
 use std::{fmt::Debug, io, ops::RangeBounds, sync::Arc};
 
@@ -368,7 +368,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
 }
 
 impl RaftLog {
-    /// Above the log's end everything goes, so only a snapshot that stands for it allows that (rule 3.3.4).
+    /// Above the log's end everything goes, so only a snapshot that stands for it allows that (durability rule 4).
     fn may_purge_beyond_end(&self, upto: LogId) -> bool {
         self.partition.snapshot().is_some_and(|snapshot| snapshot.log_id >= Some(upto))
     }

@@ -1,5 +1,5 @@
 //! The group's storage against a model in memory: any sequence of appends, truncations, purges, votes, clean stops and
-//! kills leaves what the model says (test only; DESIGN 4).
+//! kills leaves what the model says (test only).
 
 use std::{path::Path, sync::Arc};
 
@@ -342,7 +342,7 @@ fn openraft_oneshot(
     raft_sender
 }
 
-/// Proves: DESIGN 4's property test: P03 (in process, by kills), L8. `ALLUVIUM_CASES` sets the number of cases.
+/// Proves: L8, fault P03. `ALLUVIUM_CASES` sets the number of cases.
 #[test]
 fn the_storage_is_what_the_model_says() {
     let cases = std::env::var("ALLUVIUM_CASES").map_or(150, |cases| cases.parse().unwrap());

@@ -12,7 +12,7 @@
 //! ```text
 //! ALLUVIUM_CRASH_STATES=100000 cargo test -p alluvium-log-store --release --test crash_states
 //! ```
-//! A suite that finds nothing proves nothing: every rule of DESIGN 3.3 to 3.5 is broken once, and that is found.
+//! A suite that finds nothing proves nothing: every rule of durability, checkpoint and recovery is broken once, and that is found.
 
 mod faults;
 mod model;
@@ -76,7 +76,7 @@ enum Step {
 
 use Step::*;
 
-/// Sequences that broke earlier designs (FAULTS 3.1), and one of each operation.
+/// Sequences that broke earlier designs, and one of each operation.
 fn focused() -> Vec<Vec<Step>> {
     let a = |sizes: &[usize]| Append(vec![(0, sizes.to_vec(), false)]);
     let term = |sizes: &[usize]| Append(vec![(0, sizes.to_vec(), true)]);
@@ -739,7 +739,7 @@ fn every_crash_state_recovers_legally() {
     }
 }
 
-/// Each broken rule of DESIGN 3.3 and 3.4 is found.
+/// Each broken rule of durability and of the checkpoint is found.
 ///
 /// Proves: fault C02 (at the disk).
 #[test]
@@ -768,7 +768,7 @@ fn every_planted_bug_of_the_node_is_found() {
     assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
-/// Each broken rule of DESIGN 3.5 is found.
+/// Each broken rule of recovery is found.
 ///
 /// Proves: fault C02 (in recovery).
 #[test]

@@ -1,5 +1,5 @@
 //! A node over a recorded disk: the steps of the flusher and of its worker, one after the other, and the model beside
-//! them. Each bug of [`Bug`] breaks one rule of DESIGN 3.3 or 3.4 here; those of `recovery::Mutation` break recovery.
+//! them. Each bug of [`Bug`] breaks one rule of durability or of the checkpoint here; those of `recovery::Mutation` break recovery.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -37,25 +37,25 @@ const SEGMENT_BYTES: u64 = 3000;
 pub(crate) enum Bug {
     #[default]
     None,
-    /// 3.3.1: callbacks run before the sync.
+    /// Durability rule 1: callbacks run before the sync.
     AckBeforeSync,
-    /// 3.3.1: the bytes of round k+1 are written before round k is durable.
+    /// Durability rule 1: the bytes of round k+1 are written before round k is durable.
     RoundBeforeRound,
-    /// 3.3.2: a vote is promised although it is only queued.
+    /// Durability rule 2: a vote is promised although it is only queued.
     VotePastTheQueue,
-    /// 3.3.3: the file is cut, and that may become durable, before its record.
+    /// Durability rule 3: the file is cut, and that may become durable, before its record.
     FileCutBeforeCut,
-    /// 3.3.4: more is checkpointed as committed than is durable.
+    /// Durability rule 4: more is checkpointed as committed than is durable.
     CommittedAboveLog,
-    /// 3.3.5: purged segments are unlinked before the record is durable.
+    /// Durability rule 5: purged segments are unlinked before the record is durable.
     UnlinkBeforePurge,
-    /// 3.3.5: the worker unlinks after an `Installed` what its names are by then.
+    /// Durability rule 5: the worker unlinks after an `Installed` what its names are by then.
     InstalledFilesByName,
-    /// 3.4: the checkpoint is written before its segments are synced.
+    /// Checkpoint: the checkpoint is written before its segments are synced.
     CheckpointBeforeSegments,
-    /// 3.4: the names in the directories are not synced before the checkpoint.
+    /// Checkpoint: the names in the directories are not synced before the checkpoint.
     CheckpointBeforeNames,
-    /// 3.4: files of the ring are used again before the checkpoint is durable.
+    /// Checkpoint: files of the ring are used again before the checkpoint is durable.
     ReleaseBeforeCheckpoint,
 }
 
