@@ -690,13 +690,18 @@ impl Partition {
         }
     }
 
-    /// Entries are in the log's memory: checks them, answers `acks=0`, and remembers who waits for the disk.
+    /// A batch is in the log's memory: checks it, answers `acks=0`, and remembers who waits for the disk. `starts_segment`: it is
+    /// the first of its segment, where apply writes the producers' state out.
     pub(crate) fn appended(
         &self,
         log_id: LogId,
         batch: &RecordBatch,
+        starts_segment: bool,
         ticket: Option<Ticket>,
     ) -> Result<(), Violation> {
+        if starts_segment && batch.base_offset() > 0 {
+            lock(&self.segment_starts).push_back(batch.base_offset());
+        }
         let log_start = {
             let mut marks = lock(&self.marks);
             marks.invariants.entry(log_id, batch.header().crc)?;

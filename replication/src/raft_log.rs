@@ -294,10 +294,10 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             let ticket = tickets.next_if(|(of, _)| *of == place).map(|(_, ticket)| ticket);
             match write {
                 QueuedWrite::Control { log_id, .. } => last = Some(*log_id),
-                QueuedWrite::Batch { log_id, batch, .. } => {
+                QueuedWrite::Batch { log_id, batch, position, .. } => {
                     last = Some(*log_id);
                     self.partition
-                        .appended(*log_id, batch, ticket)
+                        .appended(*log_id, batch, *position == 0, ticket)
                         .map_err(|violation| self.broken(violation))?;
                 }
             }

@@ -17,6 +17,7 @@ mod connection;
 mod consume;
 mod consumer;
 mod demo;
+mod dump;
 mod failure;
 mod group;
 mod group_member;
@@ -81,6 +82,9 @@ enum Command {
     /// Measure a broker, any that speaks Kafka's protocol
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Print the files of a stopped broker
+    #[command(subcommand)]
+    Dump(dump::DumpCommand),
     /// What a broker speaks
     #[command(subcommand)]
     Api(api::ApiCommand),
@@ -180,6 +184,7 @@ async fn dispatch(context: &Context, command: Command) -> Exit {
         }
         Command::Cluster(command) => (command.name(), interruptible(cluster::run(context, command)).await),
         Command::Bench(command) => (command.name(), bench::run(context, command).await),
+        Command::Dump(command) => (command.name(), dump::run(context, command)),
         Command::Api(command) => (command.name(), interruptible(api::run(context, command)).await),
     };
     match result {
@@ -231,7 +236,7 @@ mod tests {
             .collect();
         assert_eq!(
             names,
-            ["server", "demo", "topic", "produce", "consume", "group", "cluster", "bench", "api"]
+            ["server", "demo", "topic", "produce", "consume", "group", "cluster", "bench", "dump", "api"]
         );
     }
 

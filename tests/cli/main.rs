@@ -1,0 +1,324 @@
+//! The command line as a user has it: every leaf command as a table and as JSON against a running broker, with the same exit code in
+//! both; malformed command lines; what scripts rely on.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use support::broker::Broker;
+
+/// The broker of the tests that only add topics of their own.
+fn shared() -> &'static str {
+    static BROKER: OnceLock<Broker> = OnceLock::new();
+    &BROKER.get_or_init(Broker::ephemeral).bootstrap
+}
+
+/// What a command did.
+#[derive(Debug)]
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs `alluvium` with these arguments, separated by blanks, and `input` on its standard input.
+fn run_with(broker: &str, line: &str, input: &str) -> Ran {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+        .args(line.split_whitespace())
+        .env("ALLUVIUM_BROKERS", broker)
+        .env_remove("NO_COLOR")
+        .env("HOME", env!("CARGO_TARGET_TMPDIR"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starting alluvium");
+    // A command that does not read its input closes the pipe: its business.
+    drop(child.stdin.take().expect("a pipe").write_all(input.as_bytes()));
+    let output = child.wait_with_output().expect("its end");
+    Ran {
+        code: output.status.code().expect("an exit code"),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+fn run(line: &str) -> Ran {
+    run_with(shared(), line, "")
+}
+
+/// Runs a command that must work.
+fn well(line: &str) -> Ran {
+    let ran = run(line);
+    assert_eq!(ran.code, 0, "{line}: {ran:?}");
+    ran
+}
+
+/// A topic with records `value 0`, `value 1`, ... under the keys `k0`, `k1`, ...
+fn topic(name: &str, records: usize) {
+    well(&format!("topic create {name} --partitions 2"));
+    let lines: String = (0..records)
+        .map(|n| format!("{{\"key\":\"k{n}\",\"value\":\"value {n}\",\"partition\":{}}}\n", n % 2))
+        .collect();
+    let ran = run_with(shared(), &format!("produce {name} --jsonl"), &lines);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+/// The JSON document of a command, checked for the envelope that `cli.schema.json` describes.
+fn document(ran: &Ran) -> Value {
+    let document: Value =
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    let keys: Vec<&String> = document.as_object().expect("an object").keys().collect();
+    assert_eq!(keys, ["command", "data", "errors", "v"]);
+    assert_eq!(document["v"], 1);
+    assert!(document["data"].as_array().expect("data").iter().all(Value::is_object), "rows are objects");
+    for error in document["errors"].as_array().expect("errors") {
+        assert!(
+            error["item"].is_string() && error["name"].is_string() && error["message"].is_string(),
+            "{error}"
+        );
+        assert!(error["code"].is_null() || error["code"].is_i64(), "{error}");
+    }
+    document
+}
+
+/// Every command that prints rows: a table whose header is the one expected, and a JSON document, both with exit code 0.
+#[test]
+fn every_command_prints_a_table_and_json() {
+    topic("every", 10);
+    assert_eq!(run("consume every -g readers -o start -e").code, 0);
+    for (line, header) in [
+        ("topic list", "NAME"),
+        ("topic describe every", "TOPIC"),
+        ("topic offsets every", "TOPIC"),
+        ("group list", "GROUP"),
+        ("group describe readers", "GROUP"),
+        ("group lag readers", "GROUP"),
+        ("group seek readers --to start --dry-run", "REPLAYED"),
+        ("cluster info", "BROKER"),
+        ("api versions", "KEY"),
+        ("bench produce --duration 1s --rate 200", "P99-MS"),
+    ] {
+        let table = run(line);
+        assert_eq!(table.code, 0, "{line}: {table:?}");
+        let first = table.stdout.lines().next().unwrap_or_default();
+        assert!(first.contains(header), "{line}: {first}");
+        assert!(!table.stdout.contains('\x1b'), "{line}: colour without a terminal");
+        let json = run(&format!("{line} -O json"));
+        assert_eq!(json.code, 0, "{line}: {json:?}");
+        let document = document(&json);
+        assert!(!document["data"].as_array().expect("data").is_empty(), "{line}");
+        assert!(line.starts_with(document["command"].as_str().expect("a name")), "{line}: {document}");
+        for mode in ["wide", "jsonl", "csv", "name"] {
+            assert_eq!(run(&format!("{line} -O {mode}")).code, 0, "{line} -O {mode}");
+        }
+    }
+}
+
+/// What is not there is exit code 3, in every mode, at once.
+#[test]
+fn what_is_missing_is_not_found() {
+    for line in [
+        "topic describe no-such-topic",
+        "topic offsets no-such-topic",
+        "topic delete no-such-topic --yes",
+        "consume no-such-topic",
+        "group describe no-such-group",
+        "group lag no-such-group",
+        "group delete no-such-group --yes",
+    ] {
+        let started = Instant::now();
+        let table = run(line);
+        assert_eq!(table.code, 3, "{line}: {table:?}");
+        assert!(!table.stderr.is_empty(), "{line}: says nothing");
+        assert!(started.elapsed() < Duration::from_secs(20), "{line} waited");
+        assert_eq!(run(&format!("{line} -O json")).code, 3, "{line} -O json");
+    }
+}
+
+/// A broker that is not there is exit code 4, and the message names it.
+#[test]
+fn a_dead_broker_is_unreachable() {
+    for line in ["topic list", "cluster info", "produce t v", "consume t", "group list", "api versions"] {
+        let ran = run_with("127.0.0.1:1", line, "");
+        assert_eq!(ran.code, 4, "{line}: {ran:?}");
+        assert!(ran.stderr.contains("127.0.0.1:1"), "{line}: {}", ran.stderr);
+    }
+}
+
+/// Malformed command lines: exit code 2, what is wrong, and nothing done.
+#[test]
+fn malformed_command_lines_change_nothing() {
+    topic("untouched", 1);
+    for (line, says) in [
+        ("topic create untouched-2 --partitions many", "many"),
+        ("topic create", "TOPIC"),
+        ("produce untouched value -z zip", "zip"),
+        ("produce untouched value --acks 2", "2"),
+        ("consume untouched -o sideways", "sideways"),
+        ("consume untouched -f %q", "%q"),
+        ("topic list -O yaml", "yaml"),
+        ("nonsense", "nonsense"),
+        ("group seek g --to tomorrow-ish", "tomorrow-ish"),
+        ("topic delete untouched", "--yes"),
+        ("dump segment Cargo.toml", "Cargo.toml"),
+    ] {
+        let ran = run(line);
+        assert_eq!(ran.code, 2, "{line}: {ran:?}");
+        assert!(ran.stderr.contains(says), "{line}: {}", ran.stderr);
+    }
+    let offsets = document(&well("topic offsets untouched -O json"));
+    let ends: i64 =
+        offsets["data"].as_array().expect("rows").iter().filter_map(|row| row["log_end"].as_i64()).sum();
+    assert_eq!(ends, 1, "{offsets}");
+    assert_eq!(run("topic describe untouched-2").code, 3);
+}
+
+/// A bad line of JSONL names its number; what stands before it is sent, nothing after it.
+#[test]
+fn jsonl_stops_at_the_first_bad_line() {
+    well("topic create lines");
+    let input = "{\"value\":\"one\"}\n{\"value\":\"two\"}\n{\"valu\":\"three\"}\n{\"value\":\"four\"}\n";
+    let ran = run_with(shared(), "produce lines --jsonl", input);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("line 3") && ran.stderr.contains("valu"), "{}", ran.stderr);
+    let read = well("consume lines -o start -e -f %v\\n");
+    assert!(!read.stdout.contains("four"), "{}", read.stdout);
+}
+
+/// What goes in comes out: keys, null keys, tombstones, headers, partitions, in JSONL and by format.
+#[test]
+fn records_survive_the_round_trip() {
+    well("topic create round --partitions 3");
+    let input = concat!(
+        "{\"partition\":0,\"key\":\"k\",\"value\":\"v\",\"headers\":[[\"h\",\"1\"],[\"h\",null]],\"timestamp\":1700000000000}\n",
+        "{\"partition\":1,\"key\":null,\"value\":{\"base64\":\"/w==\"}}\n",
+        "{\"partition\":2,\"key\":\"gone\",\"value\":null}\n",
+    );
+    let ran = run_with(shared(), "produce round --jsonl", input);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let read = well("consume round -o start -e --jsonl");
+    let mut records: Vec<Value> =
+        read.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    records.sort_by_key(|record| record["partition"].as_i64());
+    assert_eq!(records.len(), 3);
+    assert_eq!(records[0]["key"], "k");
+    assert_eq!(records[0]["headers"], serde_json::json!([["h", "1"], ["h", null]]));
+    assert_eq!(records[0]["timestamp"], 1_700_000_000_000_i64);
+    assert_eq!((&records[1]["key"], &records[1]["value"]["base64"]), (&Value::Null, &Value::from("/w==")));
+    assert_eq!((&records[2]["key"], &records[2]["value"]), (&Value::from("gone"), &Value::Null));
+    let formatted = well("consume round -p 0 -o start -e -f %t|%p|%o|%k|%v\\n");
+    assert_eq!(formatted.stdout, "round|0|0|k|v\n");
+}
+
+/// A group reads to the end it saw, commits, and goes on from there; `--max` turns lag into exit code 6; `seek` moves it.
+#[test]
+fn a_group_commits_lags_and_is_moved() {
+    topic("moved", 20);
+    let first = well("consume moved -g movers -o start -e --jsonl");
+    assert_eq!(first.stdout.lines().count(), 20);
+    assert_eq!(well("consume moved -g movers -e --jsonl").stdout, "");
+    assert_eq!(run("group lag movers --max 0").code, 0);
+    well("produce moved one-more -k k0");
+    assert_eq!(run("group lag movers --max 0").code, 6);
+    let planned = document(&well("group seek movers --to start --dry-run -O json"));
+    assert!(!planned["data"].as_array().expect("rows").is_empty());
+    assert_eq!(run("group lag movers --max 1").code, 0, "a dry run changes nothing");
+    well("group seek movers --to start");
+    assert_eq!(well("consume moved -g movers -e --jsonl").stdout.lines().count(), 21);
+    well("group delete movers --yes");
+    assert_eq!(run("group describe movers").code, 3);
+}
+
+/// Each file of a stopped broker is printed; damage is said and is exit code 1.
+#[test]
+fn dump_prints_the_files_of_a_stopped_broker() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &["--set", "log.segment.bytes=1048576"]);
+    let create = run_with(&broker.bootstrap, "topic create dumped", "");
+    assert_eq!(create.code, 0, "{create:?}");
+    let lines: String = (0..20_000).map(|n| format!("value {n} {}\n", "x".repeat(100))).collect();
+    assert_eq!(run_with(&broker.bootstrap, "produce dumped", &lines).code, 0);
+    broker.terminate();
+    assert!(broker.wait().success());
+    let file = |extension| {
+        data.path().join(format!("dumped-0/00000000000000000000.{extension}")).display().to_string()
+    };
+    let batches = document(&well(&format!("dump segment {} -O json", file("log"))));
+    let rows = batches["data"].as_array().expect("rows");
+    assert_eq!(rows[0]["base_offset"], 0);
+    let last = rows.last().expect("a row")["last_offset"].as_i64().expect("an offset");
+    let records = well(&format!("dump segment --records {} -O jsonl", file("log")));
+    assert_eq!(records.stdout.lines().count() as i64, last + 1);
+    for kind in ["index", "timeindex"] {
+        let entries = document(&well(&format!("dump {kind} {} -O json", file(kind))));
+        assert!(!entries["data"].as_array().expect("rows").is_empty(), "{kind}");
+    }
+    let snapshots: Vec<_> = std::fs::read_dir(data.path().join("dumped-0"))
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "snapshot"))
+        .collect();
+    let newest = snapshots.iter().max().expect("a snapshot is written at a clean stop or a roll");
+    let producers = document(&well(&format!("dump producers {} -O json", newest.display())));
+    assert!(!producers["data"].as_array().expect("rows").is_empty(), "the producer was idempotent");
+
+    let cut = data.path().join("00000000000000000000.log");
+    let whole = std::fs::read(file("log")).expect("the segment");
+    std::fs::write(&cut, &whole[..whole.len() - 10]).expect("a cut copy");
+    let ran = run(&format!("dump segment {}", cut.display()));
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("no batch begins"), "{}", ran.stderr);
+}
+
+/// A reader that closes the pipe ends a command quietly.
+#[test]
+fn a_closed_pipe_is_no_error() {
+    topic("piped", 2000);
+    let script = format!(
+        "{} consume piped -o start -e --jsonl | head -n 1; echo ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_alluvium")
+    );
+    let output =
+        Command::new("bash").args(["-c", &script]).env("ALLUVIUM_BROKERS", shared()).output().expect("bash");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text.lines().last(), Some("0"), "{text}");
+}
+
+/// `demo` prints its card with lines to copy, runs traffic, and leaves nothing behind when it is interrupted.
+#[test]
+fn demo_runs_and_cleans_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+        .args(["demo", "--port", "0"])
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starting the demo");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("a pipe")));
+    let first = lines.next().expect("a line").expect("text");
+    let bootstrap =
+        first.split_whitespace().find(|word| word.starts_with("127.0.0.1:")).expect("its address");
+    let bootstrap = bootstrap.trim_end_matches([',', '.']).to_owned();
+    let read = run_with(&bootstrap, "consume orders -o start -n 20 --jsonl", "");
+    assert_eq!(read.stdout.lines().count(), 20, "{read:?}");
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("interrupting");
+    let card: Vec<String> = lines.map_while(Result::ok).collect();
+    child.wait().expect("its end");
+    assert!(
+        card.iter().any(|line| line.contains("kcat")) && card.iter().any(|line| line.contains("python3"))
+    );
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("the folder").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
