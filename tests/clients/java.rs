@@ -253,3 +253,55 @@ fn dump_log_segments_reads_our_files() {
     run_dump(&["--index-sanity-check"]);
     run_dump(&["--verify-index-only"]);
 }
+
+/// Kafka's own formatters read `__consumer_offsets`: commits, and the group's metadata.
+///
+/// Proves: O6.
+#[test]
+fn kafka_formatters_read_the_offsets_topic() {
+    let target = Target::start();
+    let (topic, group) = (fresh("formatted"), fresh("formatters"));
+    let Some(mut produce) =
+        tool("ConsoleProducer", &["--bootstrap-server", &target.bootstrap, "--topic", &topic])
+    else {
+        return;
+    };
+    run_well(&mut produce, "one\ntwo\n");
+    let mut consume = tool(
+        "consumer.ConsoleConsumer",
+        &[
+            &["--bootstrap-server", &target.bootstrap, "--topic", &topic, "--from-beginning"][..],
+            &["--max-messages", "2", "--timeout-ms", "60000", "--group", &group],
+        ]
+        .concat(),
+    )
+    .expect("the console consumer");
+    assert_eq!(run_well(&mut consume, "").stdout, "one\ntwo\n");
+    let read = |formatter: &str| {
+        let formatter = format!("org.apache.kafka.tools.consumer.{formatter}");
+        let mut command = tool(
+            "consumer.ConsoleConsumer",
+            &[
+                &[
+                    "--bootstrap-server",
+                    &target.bootstrap,
+                    "--topic",
+                    "__consumer_offsets",
+                    "--from-beginning",
+                ][..],
+                &["--formatter", &formatter, "--timeout-ms", "8000"],
+            ]
+            .concat(),
+        )
+        .expect("the console consumer");
+        // It ends by its time-out, which it counts as a failure.
+        run(&mut command, "").stdout
+    };
+    let offsets = read("OffsetsMessageFormatter");
+    let row =
+        offsets.lines().find(|line| line.contains(&group)).unwrap_or_else(|| panic!("no row: {offsets}"));
+    assert!(row.contains(&topic) && row.contains("\"offset\":2"), "{row}");
+    let groups = read("GroupMetadataMessageFormatter");
+    let row = groups.lines().find(|line| line.contains(&group)).unwrap_or_else(|| panic!("no row: {groups}"));
+    assert!(row.contains("\"protocolType\":\"consumer\""), "{row}");
+}
