@@ -231,8 +231,10 @@ struct Active {
     /// Appends that are not committed, oldest first; the token of the oldest.
     appends: VecDeque<Append>,
     first_append: u64,
-    /// A rewrite is among the appends, or its trim is on its way.
-    rewriting: bool,
+    /// Bytes that a load would replay.
+    log_bytes: u64,
+    /// What of them goes once the rewrite on its way is committed and the log trimmed to it.
+    superseded: Option<u64>,
 }
 
 /// An append on its way, and the answers that may be given once it is committed.
@@ -244,14 +246,15 @@ struct Append {
 }
 
 impl Active {
-    fn new(coordinator: Coordinator, first_append: u64) -> Self {
+    fn new(coordinator: Coordinator, log_bytes: u64, first_append: u64) -> Self {
         Self {
             coordinator,
             askers: HashMap::new(),
             next_token: 0,
             appends: VecDeque::new(),
             first_append,
-            rewriting: false,
+            log_bytes,
+            superseded: None,
         }
     }
 
@@ -261,6 +264,7 @@ impl Active {
             let token = self.first_append + self.appends.len() as u64;
             self.appends.push_back(Append { begins_rewrite, ..Append::default() });
             begins_rewrite = false;
+            self.log_bytes += batch.size() as u64;
             host.partition.append(batch, Acks::All, Completion::Queue(Arc::clone(&host.completions), token));
         }
     }
@@ -279,14 +283,14 @@ impl Active {
 
     /// Appends the whole live state where the log holds far more than it.
     fn rewrite_if_long(&mut self, host: &Host) {
-        if self.rewriting || host.partition.size() <= rewrite_above(self.coordinator.live_bytes()) {
+        if self.superseded.is_some() || self.log_bytes <= rewrite_above(self.coordinator.live_bytes()) {
             return;
         }
         let records: Vec<Record> = self.coordinator.snapshot_records().collect();
         if records.is_empty() {
             return;
         }
-        self.rewriting = true;
+        self.superseded = Some(self.log_bytes);
         self.append(host, &records, true);
     }
 }
@@ -331,8 +335,8 @@ impl Host {
         loop {
             let host = Arc::clone(&self);
             match tokio::task::spawn_blocking(move || host.load()).await {
-                Ok(Ok(coordinator)) => {
-                    let mut active = Active::new(coordinator, first_append);
+                Ok(Ok((coordinator, log_bytes))) => {
+                    let mut active = Active::new(coordinator, log_bytes, first_append);
                     let outcome = active.coordinator.loaded(self.clock.now_ms());
                     active.take(&self, outcome);
                     *lock(&self.state) = Some(active);
@@ -347,12 +351,13 @@ impl Host {
         }
     }
 
-    /// Reads the whole partition into a new coordinator. Blocks on the disk.
-    fn load(&self) -> Result<Coordinator, ReplicationError> {
+    /// Reads the whole partition into a new coordinator; with it the bytes that were read. Blocks on the disk.
+    fn load(&self) -> Result<(Coordinator, u64), ReplicationError> {
         let mut coordinator = Coordinator::new(self.config.clone());
         let mut inflater = Inflater::default();
         let offsets = self.partition.offsets()?;
         let mut offset = offsets.log_start;
+        let mut log_bytes = 0;
         while offset < offsets.high_watermark {
             let read = self.partition.read(
                 offset,
@@ -367,12 +372,13 @@ impl Host {
             while let Ok(Some(batch)) = RecordBatch::take_first(&mut bytes) {
                 self.replay(&mut coordinator, &batch, &mut inflater);
                 offset = batch.next_offset();
+                log_bytes += batch.size() as u64;
             }
             if offset == before {
                 return Err(ReplicationError::Storage(format!("nothing can be read at offset {offset}")));
             }
         }
-        Ok(coordinator)
+        Ok((coordinator, log_bytes))
     }
 
     fn replay(&self, coordinator: &mut Coordinator, batch: &RecordBatch, inflater: &mut Inflater) {
@@ -455,11 +461,15 @@ impl Host {
     }
 
     async fn trim(self: Arc<Self>, offset: i64) {
-        if let Err(error) = self.partition.trim(offset).await {
+        let trimmed = self.partition.trim(offset).await;
+        if let Err(error) = &trimmed {
             tracing::warn!(partition = ?self.partition, "the log of groups is not trimmed: {error}");
         }
         if let Some(active) = lock(&self.state).as_mut() {
-            active.rewriting = false;
+            let superseded = active.superseded.take().unwrap_or(0);
+            if trimmed.is_ok() {
+                active.log_bytes = active.log_bytes.saturating_sub(superseded);
+            }
         }
     }
 }

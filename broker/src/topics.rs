@@ -47,21 +47,24 @@ pub(crate) fn creation_error(name: &str) -> Option<String> {
     name_error(name)
 }
 
-/// Creates a topic with the broker's defaults, as auto-create and the coordinators do; it serves when this returns.
+/// How the offsets topic is made, as in Kafka.
+const CONSUMER_OFFSETS_CONFIGS: [(&str, &str); 3] =
+    [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", "104857600")];
+
+/// Creates a topic as auto-create and the coordinators do: with the broker's defaults, the offsets topic with its own; it serves when this
+/// returns.
 ///
 /// # Errors
 /// As [`replication::Node::create_topics`]; a topic that exists is no error but the topic.
 pub(crate) async fn create_with_defaults(
     broker: &Broker,
     name: &str,
-    partitions: i32,
-    configs: &[(&str, &str)],
 ) -> Result<Arc<TopicInfo>, MetadataError> {
-    let open = broker.node.partitions().len() as u64;
-    broker
-        .limits
-        .allow_partitions(open, u64::from(partitions.unsigned_abs()))
-        .map_err(MetadataError::Limit)?;
+    let (partitions, configs) = if name == CONSUMER_OFFSETS {
+        (broker.config.offsets_topic_partitions, &CONSUMER_OFFSETS_CONFIGS[..])
+    } else {
+        (broker.config.num_partitions, &[][..])
+    };
     let configs: BTreeMap<_, _> =
         configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let new = NewTopic {

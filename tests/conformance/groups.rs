@@ -13,7 +13,10 @@ use alluvium::protocol::{
         heartbeat::HeartbeatRequest,
         join_group::{JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse},
         leave_group::{LeaveGroupRequest, MemberIdentity},
-        offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic},
+        offset_commit::{
+            OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic, OffsetCommitResponse,
+        },
         offset_fetch::{OffsetFetchRequest, OffsetFetchRequestTopic},
         sync_group::{SyncGroupRequest, SyncGroupRequestAssignment},
     },
@@ -387,4 +390,79 @@ fn groups_survive_their_coordinator() {
         ..OffsetFetchRequest::default()
     };
     assert_eq!(wire.call(&fetch, 7).topics[0].partitions[0].committed_offset, 42);
+}
+
+/// The partition of `__consumer_offsets` stays bounded: commits that supersede each other are rewritten and trimmed away, a load replays
+/// little, and what was committed last is there after a kill.
+///
+/// Proves: O6, fault T11.
+#[test]
+fn the_offsets_log_is_rewritten_and_trimmed() {
+    const PARTITIONS: i32 = 200;
+    let data = tempfile::tempdir().expect("a data directory");
+    let arguments = ["--set", "offsets.topic.num.partitions=1", "--set", "offset.metadata.max.bytes=4096"];
+    let mut broker = Broker::on(data.path(), &arguments);
+    let mut wire = Wire::open(&broker.bootstrap);
+    create(&mut wire, "many", PARTITIONS, &[]);
+    let find = FindCoordinatorRequest { key: "g".into(), ..FindCoordinatorRequest::default() };
+    until(|| wire.call(&find, 3).error_code == 0);
+    let partitions = |round: i64| {
+        (0..PARTITIONS)
+            .map(|partition_index| OffsetCommitRequestPartition {
+                partition_index,
+                committed_offset: round * 1000 + i64::from(partition_index),
+                committed_metadata: Some("m".repeat(4000).into()),
+                ..OffsetCommitRequestPartition::default()
+            })
+            .collect()
+    };
+    let commit = |round| OffsetCommitRequest {
+        group_id: "g".into(),
+        topics: vec![OffsetCommitRequestTopic { name: "many".into(), partitions: partitions(round) }],
+        ..OffsetCommitRequest::default()
+    };
+    let committed = |response: OffsetCommitResponse| {
+        response.topics[0].partitions.iter().all(|partition| partition.error_code == 0)
+    };
+    until(|| committed(wire.call(&commit(0), 8)));
+    let rounds = 80;
+    for round in 1..=rounds {
+        assert!(committed(wire.call(&commit(round), 8)), "round {round}");
+    }
+    // 64 MB were committed, 0.8 MB of it is alive: the log start moves up behind the last rewrite.
+    let offsets = ListOffsetsRequest {
+        topics: vec![ListOffsetsTopic {
+            name: "__consumer_offsets".into(),
+            partitions: [-2]
+                .map(|timestamp| ListOffsetsPartition { timestamp, ..Default::default() })
+                .to_vec(),
+        }],
+        ..ListOffsetsRequest::default()
+    };
+    let written = i64::from(PARTITIONS) * (rounds + 1);
+    until(|| wire.call(&offsets, 7).topics[0].partitions[0].offset > written / 2);
+
+    broker.kill();
+    broker = Broker::on(data.path(), &arguments);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let fetch = OffsetFetchRequest { group_id: "g".into(), topics: None, ..OffsetFetchRequest::default() };
+    let mut response = wire.call(&fetch, 5);
+    until(|| {
+        response = wire.call(&fetch, 5);
+        response.error_code == 0
+    });
+    let found = &response.topics[0].partitions;
+    assert_eq!(found.len(), PARTITIONS as usize);
+    for partition in found {
+        assert_eq!(partition.committed_offset, rounds * 1000 + i64::from(partition.partition_index));
+    }
+}
+
+/// Repeats until it holds; fails after a time that no working broker needs.
+fn until(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

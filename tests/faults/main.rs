@@ -6,6 +6,7 @@ mod support;
 
 mod damage;
 mod full_disk;
+mod process;
 
 use std::{
     path::{Path, PathBuf},

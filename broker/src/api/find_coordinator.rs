@@ -71,10 +71,7 @@ async fn make_topic(broker: &Broker) -> Result<(), (ErrorCode, String)> {
     if broker.partitions.topic(CONSUMER_OFFSETS).is_some() {
         return Ok(());
     }
-    let configs =
-        [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", "104857600")];
-    let partitions = broker.config.offsets_topic_partitions;
-    match topics::create_with_defaults(broker, CONSUMER_OFFSETS, partitions, &configs).await {
+    match topics::create_with_defaults(broker, CONSUMER_OFFSETS).await {
         Ok(_) => {
             broker.coordinators.load(broker);
             Ok(())

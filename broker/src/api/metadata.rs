@@ -138,15 +138,10 @@ async fn named_topic(broker: &Arc<Broker>, name: Str, request: &MetadataRequest)
     if topics::creation_error(&name).is_some() {
         return refused(ErrorCode::InvalidTopicException, name);
     }
-    let partitions = if name.as_str() == topics::CONSUMER_OFFSETS {
-        broker.config.offsets_topic_partitions
-    } else {
-        broker.config.num_partitions
-    };
     // In a task of its own: a client that goes away, or a wait that ends, leaves no topic half made.
     let creation = tokio::spawn({
         let (broker, name) = (Arc::clone(broker), name.clone());
-        async move { topics::create_with_defaults(&broker, &name, partitions, &[]).await }
+        async move { topics::create_with_defaults(&broker, &name).await }
     });
     match tokio::time::timeout(CREATION_WAIT, creation).await {
         Ok(Ok(Ok(info))) => describe(broker, &info, include),

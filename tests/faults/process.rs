@@ -1,0 +1,79 @@
+//! The process itself: a sync that fails, and signals that come twice.
+
+use std::os::unix::process::ExitStatusExt;
+
+use crate::{
+    connect, read,
+    support::{broker::Broker, peer},
+    values,
+};
+
+/// Produces batches of 10 until the broker is gone; how many values were acknowledged.
+fn produce_until_gone(broker: &Broker, topic: &str) -> usize {
+    let mut connection = connect(broker);
+    let mut acknowledged = 0;
+    loop {
+        let batch = peer::batch(&values(topic, acknowledged..acknowledged + 10));
+        match peer::produce(&mut connection, topic, 0, batch) {
+            Ok((0, base)) => {
+                assert_eq!(base, acknowledged as i64);
+                acknowledged += 10;
+            }
+            // Refused, or the connection broke: nothing more is acknowledged, ever.
+            Ok(_) | Err(_) => return acknowledged,
+        }
+    }
+}
+
+/// The first sync that fails ends the process, and nothing is acknowledged after it; the next start has all that was acknowledged, and
+/// drops what was not.
+///
+/// Proves: fault D01.
+#[test]
+fn a_failed_sync_aborts_the_process() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &["--simulate-power-cuts", "seed=7,fail-sync=60"]);
+    let code = peer::create_topic(&mut connect(&broker), "synced", 1).expect("an answer");
+    assert_eq!(code, 0);
+    let acknowledged = produce_until_gone(&broker, "synced");
+    let status = broker.wait();
+    assert_eq!(status.signal(), Some(6), "it aborts: {status}\n{}", broker.log());
+    assert!(broker.log().to_lowercase().contains("sync"), "{}", broker.log());
+    assert!(acknowledged > 0, "the sync failed before anything was acknowledged: the test shows nothing");
+    let broker = Broker::on(data.path(), &[]);
+    let found = read(&broker, "synced");
+    assert_eq!(
+        found[..acknowledged.min(found.len())],
+        values("synced", 0..acknowledged),
+        "nothing acknowledged is lost"
+    );
+    let mut connection = connect(&broker);
+    let batch = peer::batch(&values("synced", found.len()..found.len() + 1));
+    assert_eq!(
+        peer::produce(&mut connection, "synced", 0, batch).expect("an answer"),
+        (0, found.len() as i64)
+    );
+}
+
+/// A second SIGTERM ends the process at once, and safely: what was acknowledged is there.
+///
+/// Proves: fault O03.
+#[test]
+fn a_second_sigterm_ends_at_once() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &[]);
+    peer::create_topic(&mut connect(&broker), "stopped", 1).expect("an answer");
+    let acknowledged = std::thread::scope(|scope| {
+        let producing = scope.spawn(|| produce_until_gone(&broker, "stopped"));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        broker.terminate();
+        broker.terminate();
+        producing.join().expect("the producer")
+    });
+    let status = broker.wait();
+    assert!(status.code().is_some(), "it exits, and is not killed: {status}");
+    let broker = Broker::on(data.path(), &[]);
+    let found = read(&broker, "stopped");
+    assert!(found.len() >= acknowledged);
+    assert_eq!(found[..acknowledged], values("stopped", 0..acknowledged));
+}
