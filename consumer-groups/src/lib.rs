@@ -46,6 +46,9 @@ pub fn partition_for(group_id: &str, partitions: i32) -> i32 {
 mod properties;
 
 #[cfg(test)]
+mod scripts;
+
+#[cfg(test)]
 mod tests {
     use super::partition_for;
 
