@@ -101,6 +101,7 @@ pub fn run_until(
         .enable_all()
         .max_blocking_threads(16)
         .thread_name("blocking")
+        .on_thread_start(yield_to_commits)
         .build()
         .context("could not start the runtime")?;
     let admin = AdminThread::start().context("could not start the admin thread")?;
@@ -220,6 +221,15 @@ async fn serve(
     node.shutdown().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Niceness of the threads that wait for the disk on a reader's behalf.
+const READER_NICE: i32 = 10;
+
+/// Where there is no processor to spare, who replays old records waits for who commits new ones.
+fn yield_to_commits() {
+    // Linux keeps the niceness of each thread apart. Refused, it only costs producers some latency.
+    _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), READER_NICE);
 }
 
 /// Gives up old segments and idle producers, again and again.

@@ -73,8 +73,8 @@ pub enum Advice {
     WillNeed,
     /// Drop it from the page cache (clean pages only).
     DontNeed,
-    /// It will be read from front to back.
-    Sequential,
+    /// Reads through this handle, of whatever range, come in no order: nothing is read ahead of them.
+    Random,
 }
 
 /// An entry of a directory.
@@ -459,7 +459,7 @@ impl DiskFile for RealFile {
         let advice = match advice {
             Advice::WillNeed => rustix::fs::Advice::WillNeed,
             Advice::DontNeed => rustix::fs::Advice::DontNeed,
-            Advice::Sequential => rustix::fs::Advice::Sequential,
+            Advice::Random => rustix::fs::Advice::Random,
         };
         Ok(rustix::fs::fadvise(&self.file, range.start, Some(len), advice)?)
     }

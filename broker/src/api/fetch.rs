@@ -255,8 +255,14 @@ impl Read {
             .read(wanted.fetch_offset, room, at_least_one, reads.isolation, waiting)
             .map_err(|error| code(&error))?;
         *would_wait |= outcome.would_wait;
-        if reads.version < 10 && holds_zstd(&outcome.slices) {
-            return Err(ErrorCode::UnsupportedCompressionType);
+        if reads.version < 10 {
+            let on_disk = outcome.slices.iter().any(|slice| matches!(slice, LogSlice::File { .. }));
+            // Headers in a file are looked at by a thread that may wait for the disk.
+            if waiting == Waiting::Never && on_disk {
+                *would_wait = true;
+            } else if holds_zstd(&outcome.slices) {
+                return Err(ErrorCode::UnsupportedCompressionType);
+            }
         }
         answer.high_watermark = outcome.offsets.high_watermark;
         answer.last_stable_offset = outcome.offsets.last_stable;

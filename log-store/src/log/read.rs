@@ -17,6 +17,9 @@ use crate::{
     segment::{Found, HeaderWalk, OpenSegment, Segment, SegmentIndex, WalkError, relative},
 };
 
+/// Bytes before the written end of a segment that are handed out from its map; older ones are sent from the file.
+const TAIL_BYTES: u64 = 16 << 20;
+
 /// A segment as a reader took it out of the lock.
 struct View {
     segment: Arc<Segment>,
@@ -481,7 +484,7 @@ impl Log {
         if stop <= start {
             return Ok(None);
         }
-        self.slices(&view, &mut open, start, stop, read)?;
+        self.slices(&view, &mut open, start, stop, waiting, read)?;
         if let Some(offset) = stop_offset {
             self.state().remember(Hint { offset, segment: base_offset, position: stop });
         }
@@ -561,6 +564,7 @@ impl Log {
         open: &mut Option<Arc<OpenSegment>>,
         start: u64,
         stop: u64,
+        waiting: Waiting,
         read: &mut LogRead,
     ) -> Result<(), LogStoreError> {
         let base_offset = view.segment.base_offset();
@@ -584,7 +588,11 @@ impl Log {
             let path = || view.segment.path();
             let handle = handle(view, open)?;
             let len = (in_file - start) as usize;
-            let resident = handle.is_resident(start, len).map_err(LogStoreError::io("read", path()))?;
+            // What was just written is in the page cache. Of anything older nobody can be sure: both ends may be there by a look at a
+            // header or by reading ahead, and a page that comes from the disk costs whoever touches it first.
+            let resident = waiting == Waiting::Never
+                && view.written - start <= TAIL_BYTES
+                && handle.is_resident(start, len).map_err(LogStoreError::io("read", path()))?;
             if resident || handle.file.descriptor().is_none() {
                 let bytes = handle.bytes(start, len).map_err(LogStoreError::io("map", path()))?;
                 read.slices.push(LogSlice::Bytes(bytes));
