@@ -242,6 +242,7 @@ impl Connection {
     fn new(broker: Arc<Broker>, peer: SocketAddr, listener: usize) -> Self {
         let now = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(now + broker.config.connections_max_idle));
+        let output = Output::new(broker.metrics.fsync_seconds.clone());
         Self {
             broker,
             context: RequestContext::new(peer, listener),
@@ -256,7 +257,7 @@ impl Connection {
             running: None,
             completions: Arc::default(),
             finished: Vec::new(),
-            output: Output::default(),
+            output,
             greeted: false,
             ended: false,
             last_active: now,

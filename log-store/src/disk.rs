@@ -73,6 +73,8 @@ pub enum Advice {
     WillNeed,
     /// Drop it from the page cache (clean pages only).
     DontNeed,
+    /// Reads through this handle, of whatever range, are read ahead of as the system sees fit.
+    Normal,
     /// Reads through this handle, of whatever range, come in no order: nothing is read ahead of them.
     Random,
 }
@@ -459,6 +461,7 @@ impl DiskFile for RealFile {
         let advice = match advice {
             Advice::WillNeed => rustix::fs::Advice::WillNeed,
             Advice::DontNeed => rustix::fs::Advice::DontNeed,
+            Advice::Normal => rustix::fs::Advice::Normal,
             Advice::Random => rustix::fs::Advice::Random,
         };
         Ok(rustix::fs::fadvise(&self.file, range.start, Some(len), advice)?)

@@ -243,7 +243,7 @@ impl fmt::Debug for OpenSegment {
 impl OpenSegment {
     fn new(file: Arc<dyn DiskFile>) -> Arc<Self> {
         // A look at a header would read megabytes ahead of it, and the next commit's `fdatasync` would wait behind them. Whoever sends a
-        // range says himself what he needs next. Without the advice only speed is lost.
+        // range says himself how it is to be read. Refused, the advice costs only speed.
         _ = file.advise(0..1, Advice::Random);
         Arc::new(Self {
             file,
