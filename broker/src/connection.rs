@@ -242,7 +242,6 @@ impl Connection {
     fn new(broker: Arc<Broker>, peer: SocketAddr, listener: usize) -> Self {
         let now = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(now + broker.config.connections_max_idle));
-        let output = Output::new(broker.metrics.fsync_seconds.clone());
         Self {
             broker,
             context: RequestContext::new(peer, listener),
@@ -257,7 +256,7 @@ impl Connection {
             running: None,
             completions: Arc::default(),
             finished: Vec::new(),
-            output,
+            output: Output::default(),
             greeted: false,
             ended: false,
             last_active: now,
@@ -531,7 +530,8 @@ impl Connection {
             return Ok(());
         }
         let mut written = 0;
-        let result = self.output.poll_write(stream, context, &mut written);
+        let rounds = self.broker.node.flusher_stats().rounds;
+        let result = self.output.poll_write(stream, context, rounds, &mut written);
         self.broker.metrics.bytes_sent.inc_by(written);
         if written > 0 {
             self.last_active = Instant::now();

@@ -9,8 +9,9 @@ use std::{
     io::{self, IoSlice},
     os::fd::OwnedFd,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Buf;
@@ -59,12 +60,13 @@ struct Receipt {
 }
 
 /// The queue of one connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Output {
-    /// Syncs of the write-ahead log.
-    syncs: Histogram,
-    /// How many there were when a file was sent last.
-    seen_syncs: u64,
+    /// The node's commits when a file was sent last, and when that number was seen to grow.
+    rounds: Option<u64>,
+    committed: Option<Instant>,
+    /// Files that the system was left to read ahead of.
+    read_ahead: Vec<Weak<dyn DiskFile>>,
     pieces: VecDeque<Piece>,
     bytes: usize,
     receipts: VecDeque<Receipt>,
@@ -74,20 +76,6 @@ pub struct Output {
 }
 
 impl Output {
-    /// An empty queue; `syncs` tells whether commits go on that a reader has to give way to.
-    pub fn new(syncs: Histogram) -> Self {
-        Self {
-            syncs,
-            seen_syncs: 0,
-            pieces: VecDeque::new(),
-            bytes: 0,
-            receipts: VecDeque::new(),
-            added: 0,
-            removed: 0,
-            sending: None,
-        }
-    }
-
     /// Bytes not yet handed to the kernel.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -111,11 +99,13 @@ impl Output {
     }
 
     /// Writes until everything is gone, the socket takes no more, or 512 KiB went: then others have their turn first. Ready once
-    /// everything is gone: the number of bytes written by this call is added to `written` in any case.
+    /// everything is gone: the number of bytes written by this call is added to `written` in any case. `rounds` counts the node's commits:
+    /// while they go on, files are read so that commits have the disk.
     pub fn poll_write(
         &mut self,
         stream: &mut TcpStream,
         context: &mut Context<'_>,
+        rounds: u64,
         written: &mut u64,
     ) -> Poll<io::Result<()>> {
         let mut turn = TURN_BYTES;
@@ -131,7 +121,9 @@ impl Output {
                     turn -= sent;
                     sent
                 }
-                Some(Piece::Slice(LogSlice::File { .. })) => ready!(self.poll_send_file(stream, context))?,
+                Some(Piece::Slice(LogSlice::File { .. })) => {
+                    ready!(self.poll_send_file(stream, context, rounds))?
+                }
             };
             *written += sent as u64;
             self.advance(sent);
@@ -169,7 +161,12 @@ impl Output {
         Poll::Ready(Ok(sent))
     }
 
-    fn poll_send_file(&mut self, stream: &TcpStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_send_file(
+        &mut self,
+        stream: &TcpStream,
+        context: &mut Context<'_>,
+        rounds: u64,
+    ) -> Poll<io::Result<usize>> {
         loop {
             if let Some(sending) = &mut self.sending {
                 let result = ready!(Pin::new(sending).poll(context));
@@ -191,11 +188,32 @@ impl Output {
             };
             let socket = rustix::io::dup(stream)?;
             let (file, position, len) = (Arc::clone(file), *position, *len);
-            let syncs = self.syncs.get_sample_count();
-            let give_way = syncs != std::mem::replace(&mut self.seen_syncs, syncs);
-            self.sending = Some(tokio::task::spawn_blocking(move || {
-                send_file(&socket, &*file, position, len, give_way)
-            }));
+            let ahead = self.ahead(&file, rounds);
+            self.sending =
+                Some(tokio::task::spawn_blocking(move || send_file(&socket, &*file, position, len, ahead)));
+        }
+    }
+
+    /// How a file is to be read now. A connection's first look cannot tell whether commits go on, and lets the system read ahead.
+    fn ahead(&mut self, file: &Arc<dyn DiskFile>, rounds: u64) -> Ahead {
+        if self.rounds.replace(rounds).is_some_and(|before| before != rounds) {
+            self.committed = Some(Instant::now());
+        }
+        let commits_go_on = self.committed.is_some_and(|at| at.elapsed() < QUIET);
+        let known =
+            self.read_ahead.iter().position(|known| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(file)));
+        match (commits_go_on, known) {
+            (false, Some(_)) => Ahead::System,
+            (false, None) => {
+                self.read_ahead.retain(|known| known.strong_count() > 0);
+                self.read_ahead.push(Arc::downgrade(file));
+                Ahead::System
+            }
+            (true, Some(known)) => {
+                self.read_ahead.swap_remove(known);
+                Ahead::Stopped
+            }
+            (true, None) => Ahead::Nothing,
         }
     }
 
@@ -251,20 +269,41 @@ fn forget_writable(stream: &TcpStream) {
 /// pieces of this size in the queue there still were spikes. While nobody commits, the system's way is faster and takes less processor.
 const PIECE_BYTES: u64 = 128 << 10;
 
-/// Sends a range of a file until it is gone or the socket is full, in small pieces if it has to give way to commits.
+/// For so long after a commit more are expected.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// More than the system reads ahead.
+const READ_AHEAD_BYTES: u64 = 16 << 20;
+
+/// What is read of a file before it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ahead {
+    /// What the system sees fit.
+    System,
+    /// Nothing any more: what the system read is given back first, as each window of it bears the mark that starts the next.
+    Stopped,
+    /// Nothing.
+    Nothing,
+}
+
+/// Sends a range of a file until it is gone or the socket is full, in small pieces unless the system may read ahead.
 fn send_file(
     socket: &OwnedFd,
     file: &dyn DiskFile,
     position: u64,
     len: usize,
-    give_way: bool,
+    ahead: Ahead,
 ) -> io::Result<usize> {
     let Some(descriptor) = file.descriptor() else { return copy_file(socket, file, position, len) };
     let mut offset = position;
     let end = position + len as u64;
+    let whole = ahead == Ahead::System;
     // Advice that is refused costs only speed.
-    _ = file.advise(position..end, if give_way { Advice::Random } else { Advice::Normal });
-    let mut asked = if give_way { position } else { end };
+    _ = file.advise(position..end, if whole { Advice::Normal } else { Advice::Random });
+    if ahead == Ahead::Stopped {
+        _ = file.advise(position..position + READ_AHEAD_BYTES, Advice::DontNeed);
+    }
+    let mut asked = if whole { end } else { position };
     while offset < end {
         if offset == asked {
             asked = end.min(offset + PIECE_BYTES);
@@ -291,8 +330,7 @@ fn copy_file(socket: &OwnedFd, file: &dyn DiskFile, position: u64, len: usize) -
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use log_store::disk::{Access, Disk, RealDisk};
     use tokio::{
         io::AsyncReadExt,
         net::TcpListener,
@@ -301,14 +339,43 @@ mod tests {
 
     use super::*;
 
-    /// Another thread finds the socket full, and it has room again before that is heard here.
-    #[tokio::test]
-    async fn room_that_came_before_a_full_socket_was_heard_of_is_not_forgotten() {
+    /// A client, the broker's end of its connection, and that end as the sending thread has it.
+    async fn connected() -> (TcpStream, TcpStream, OwnedFd) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (mut client, stream) = (client.expect("connected"), server.expect("accepted").0);
+        let stream = server.expect("accepted").0;
         let socket = rustix::io::dup(&stream).expect("a descriptor");
+        (client.expect("connected"), stream, socket)
+    }
+
+    /// While the node commits nothing the system reads ahead; once it does, what was read ahead of each file is given back.
+    #[test]
+    fn readers_give_way_while_commits_go_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = |name| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, b"records").expect("a file");
+            RealDisk.open(&path, Access::Read).expect("an open file")
+        };
+        let (one, other) = (file("one"), file("other"));
+        let mut output = Output::default();
+        assert_eq!(output.ahead(&one, 7), Ahead::System, "it cannot tell yet");
+        assert_eq!(output.ahead(&one, 7), Ahead::System);
+        assert_eq!(output.ahead(&other, 7), Ahead::System);
+        assert_eq!(output.ahead(&one, 8), Ahead::Stopped);
+        assert_eq!(output.ahead(&one, 8), Ahead::Nothing, "it was a moment ago");
+        assert_eq!(output.ahead(&other, 9), Ahead::Stopped, "each file once");
+        assert_eq!(output.ahead(&other, 9), Ahead::Nothing);
+        output.committed = output.committed.and_then(|at| at.checked_sub(QUIET));
+        assert_eq!(output.ahead(&other, 9), Ahead::System, "it is quiet again");
+        assert_eq!(output.ahead(&other, 10), Ahead::Stopped);
+    }
+
+    /// Another thread finds the socket full, and it has room again before that is heard here.
+    #[tokio::test]
+    async fn room_that_came_before_a_full_socket_was_heard_of_is_not_forgotten() {
+        let (mut client, stream, socket) = connected().await;
         let mut buffer = vec![0; 1 << 20];
         for _ in 0..3 {
             stream.writable().await.expect("the socket is open");
@@ -327,11 +394,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_socket_is_waited_for() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (mut client, stream) = (client.expect("connected"), server.expect("accepted").0);
-        let socket = rustix::io::dup(&stream).expect("a descriptor");
+        let (mut client, stream, socket) = connected().await;
         let mut buffer = vec![0; 1 << 20];
         stream.writable().await.expect("the socket is open");
         // What the peer's side still takes a moment later belongs to a full socket too.
