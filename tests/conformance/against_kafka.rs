@@ -22,7 +22,9 @@ use alluvium::protocol::{
         join_group::{JoinGroupRequest, JoinGroupRequestProtocol},
         leave_group::{LeaveGroupRequest, MemberIdentity},
         list_groups::ListGroupsRequest,
-        list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic},
+        list_offsets::{
+            ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic, ListOffsetsTopicResponse,
+        },
         metadata::{MetadataRequest, MetadataRequestTopic},
         offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         offset_fetch::{
@@ -99,11 +101,27 @@ impl Asked {
         (result.error_code, result.topic_id)
     }
 
-    /// The id of a topic that exists, once every partition of it has a leader (Kafka announces it a moment before).
+    /// The id of a topic that exists, once the leader of every partition serves it: Kafka announces a topic, and then its leaders, a moment
+    /// before it answers produces with anything but 6.
     fn settled(&mut self, name: &str) -> Uuid {
         loop {
             let topic = self.wire.call(&named(&[name]), 12).topics.remove(0);
-            if topic.error_code == 0 && topic.partitions.iter().all(|partition| partition.error_code == 0) {
+            let announced =
+                topic.error_code == 0 && topic.partitions.iter().all(|partition| partition.error_code == 0);
+            let end = |partition_index| ListOffsetsPartition {
+                partition_index,
+                timestamp: -1,
+                ..Default::default()
+            };
+            let partitions =
+                topic.partitions.iter().map(|partition| end(partition.partition_index)).collect();
+            let request = ListOffsetsRequest {
+                topics: vec![ListOffsetsTopic { name: name.into(), partitions }],
+                ..ListOffsetsRequest::default()
+            };
+            let serves =
+                |topic: &ListOffsetsTopicResponse| topic.partitions.iter().all(|found| found.error_code == 0);
+            if announced && self.wire.call(&request, 5).topics.iter().all(serves) {
                 return topic.topic_id;
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
