@@ -17,7 +17,7 @@ use support::broker::Broker;
 /// The broker of the tests that only add topics of their own.
 fn shared() -> &'static str {
     static BROKER: OnceLock<Broker> = OnceLock::new();
-    &BROKER.get_or_init(Broker::ephemeral).bootstrap
+    &BROKER.get_or_init(|| Broker::ephemeral_until_exit(&[])).bootstrap
 }
 
 /// What a command did.

@@ -32,7 +32,7 @@ use crate::{
 fn groups() -> &'static str {
     static BROKER: OnceLock<Broker> = OnceLock::new();
     let start = || {
-        let broker = Broker::ephemeral_with(&[
+        let broker = Broker::ephemeral_until_exit(&[
             "--set",
             "group.initial.rebalance.delay.ms=0",
             "--set",

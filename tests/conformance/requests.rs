@@ -27,7 +27,7 @@ use crate::support::{broker::Broker, wire::Wire};
 /// A broker that tests share which neither restart it nor change its settings.
 pub(crate) fn shared() -> &'static str {
     static BROKER: OnceLock<Broker> = OnceLock::new();
-    &BROKER.get_or_init(Broker::ephemeral_until_exit).bootstrap
+    &BROKER.get_or_init(|| Broker::ephemeral_until_exit(&[])).bootstrap
 }
 
 /// A topic name that no other test uses.

@@ -37,15 +37,15 @@ impl Broker {
         Self::start(&[&["--ephemeral"], arguments].concat())
     }
 
-    /// [`Broker::ephemeral`] for a static that is never dropped: it ends with the process of the tests, however that ends.
+    /// [`Broker::ephemeral_with`] for a static that is never dropped: it ends with the process of the tests, however that ends.
     /// Its process id is that of the shell that waits for it.
-    pub(crate) fn ephemeral_until_exit() -> Self {
+    pub(crate) fn ephemeral_until_exit(arguments: &[&str]) -> Self {
         // The shell's stdin is a pipe that this process holds open: when it is gone, the read ends.
         let script =
             r#"exec 3<&0; "$0" "$@" </dev/null & broker=$!; read -r _ <&3; kill "$broker"; wait "$broker""#;
         let mut command = Command::new("sh");
         command.args(["-c", script, env!("CARGO_BIN_EXE_alluvium")]);
-        Self::ready(Self::spawn_with(command, "0", &["--ephemeral"], Stdio::piped()))
+        Self::ready(Self::spawn_with(command, "0", &[&["--ephemeral"], arguments].concat(), Stdio::piped()))
     }
 
     /// [`Broker::ephemeral`] whose temporary directories are made in `folder`.
