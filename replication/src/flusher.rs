@@ -132,6 +132,9 @@ impl Work {
 /// Times of syncs that are kept for whoever asks: a minute's worth.
 const SYNC_TIMES: usize = 1 << 16;
 
+/// So much work is encoded while the round before is being synced.
+const EARLY_BYTES: usize = 64 << 10;
+
 /// What an entry takes in a round besides its bytes, at most.
 const RECORD_BYTES: usize = 48;
 
@@ -188,6 +191,8 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct QueueState {
     work: VecDeque<Work>,
+    /// Of `work`.
+    bytes: usize,
     /// A thread has the gatherer's role.
     gatherer: bool,
     /// It waits for work or for the round before.
@@ -219,6 +224,12 @@ impl Queue {
             return;
         }
         state.work.extend(work);
+        state.bytes += bytes;
+        // The thread that syncs looks for work next. Only much work is worth encoding meanwhile: waking a thread for a little costs more
+        // than it saves, and its round would be as long.
+        if state.syncing && state.bytes < EARLY_BYTES {
+            return;
+        }
         if state.gatherer_waits {
             self.gathering.notify_one();
         } else if !state.gatherer {
@@ -528,6 +539,7 @@ impl Flusher {
                         break;
                     }
                     round.bytes += work.bytes;
+                    state.bytes -= work.bytes;
                     taken.extend(state.work.pop_front());
                 }
                 if !taken.is_empty() {
