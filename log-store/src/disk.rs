@@ -297,6 +297,10 @@ fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8], durable: bool) -> 
     disk.rename(&temporary, path)
 }
 
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
 /// The system's own file systems.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
@@ -307,22 +311,27 @@ impl Disk for RealDisk {
         options.read(true);
         match access {
             Access::Read => {}
-            Access::Write => _ = options.write(true).create(true).truncate(false),
+            Access::Write | Access::Direct => _ = options.write(true).create(true).truncate(false),
             Access::Replace => _ = options.write(true).create(true).truncate(true),
-            Access::Direct => {
-                options.write(true).create(true).truncate(false);
-                options.custom_flags(OFlags::DIRECT.bits().cast_signed());
-                match options.open(path) {
-                    Ok(file) => return Ok(Arc::new(RealFile { file })),
-                    // tmpfs and some network file systems refuse O_DIRECT
-                    Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                        options.custom_flags(0);
-                    }
-                    Err(error) => return Err(error),
+        }
+        // When something was read is of no use to anyone, and noting it is work for the file system's journal.
+        let mut flags = OFlags::NOATIME;
+        if access == Access::Direct {
+            flags |= OFlags::DIRECT;
+        }
+        loop {
+            match options.custom_flags(flags.bits().cast_signed()).open(path) {
+                // tmpfs and some network file systems refuse O_DIRECT
+                Err(error) if is(&error, Errno::INVAL) && flags.contains(OFlags::DIRECT) => {
+                    flags.remove(OFlags::DIRECT);
                 }
+                // only a file's owner may leave the time alone
+                Err(error) if is(&error, Errno::PERM) && flags.contains(OFlags::NOATIME) => {
+                    flags.remove(OFlags::NOATIME);
+                }
+                opened => return Ok(Arc::new(RealFile { file: opened? })),
             }
         }
-        Ok(Arc::new(RealFile { file: options.open(path)? }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -291,11 +291,10 @@ pub fn start(
     number: u64,
     completions: &Arc<CompletionQueue>,
 ) -> Result<Started, Close> {
-    let (key, version) = key_and_version(&frame).ok_or(Close::Malformed {
-        api: "request header",
-        version: -1,
-        reason: format!("a frame of {} bytes", frame.len()),
-    })?;
+    let Some((key, version)) = key_and_version(&frame) else {
+        let reason = format!("a frame of {} bytes", frame.len());
+        return Err(Close::Malformed { api: "request header", version: -1, reason });
+    };
     let unsupported =
         |name: &'static str, client_id: String| Close::Unsupported { api: name, key, version, client_id };
     let Some(api) = position(key) else {

@@ -585,16 +585,16 @@ impl Log {
             }
         }
         if in_file > start {
-            let path = || view.segment.path();
+            let failed = |operation| move |error| LogStoreError::io(operation, view.segment.path())(error);
             let handle = handle(view, open)?;
             let len = (in_file - start) as usize;
             // What was just written is in the page cache. Of anything older nobody can be sure: both ends may be there by a look at a
             // header or by reading ahead, and a page that comes from the disk costs whoever touches it first.
             let resident = waiting == Waiting::Never
                 && view.written - start <= TAIL_BYTES
-                && handle.is_resident(start, len).map_err(LogStoreError::io("read", path()))?;
+                && handle.is_resident(start, len).map_err(failed("read"))?;
             if resident || handle.file.descriptor().is_none() {
-                let bytes = handle.bytes(start, len).map_err(LogStoreError::io("map", path()))?;
+                let bytes = handle.bytes(start, len).map_err(failed("map"))?;
                 read.slices.push(LogSlice::Bytes(bytes));
             } else {
                 read.slices.push(LogSlice::File { file: Arc::clone(&handle.file), position: start, len });
