@@ -55,6 +55,32 @@ fn a_failed_sync_aborts_the_process() {
     );
 }
 
+/// What is not committed within the request's time-out is answered with 7, once; it is committed all the same when the disk goes on.
+///
+/// Proves: P13.
+#[test]
+fn a_sync_that_takes_too_long_is_a_timeout() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let broker = Broker::on(data.path(), &["--simulate-power-cuts", "slow-sync=60"]);
+    let mut connection = connect(&broker);
+    assert_eq!(peer::create_topic(&mut connection, "slow", 1).expect("an answer"), 0);
+    let mut sent = 0;
+    let mut timeouts = Vec::new();
+    while timeouts.is_empty() || sent < 1000 {
+        assert!(sent < 10_000, "no sync was slow");
+        let batch = peer::batch(&values("slow", sent..sent + 10));
+        // Behind the one that waited in vain the next wait for the same sync: they have the time.
+        let timeout_ms = if timeouts.is_empty() { 200 } else { 30_000 };
+        match peer::produce_within(&mut connection, "slow", 0, batch, timeout_ms).expect("an answer") {
+            (0, base) => assert_eq!(base, sent as i64),
+            answer => timeouts.push(answer),
+        }
+        sent += 10;
+    }
+    assert_eq!(timeouts, [(7, -1)]);
+    assert_eq!(read(&broker, "slow"), values("slow", 0..sent));
+}
+
 /// A second SIGTERM ends the process at once, and safely: what was acknowledged is there.
 ///
 /// Proves: fault O03.

@@ -125,8 +125,19 @@ pub(crate) fn produce(
     partition: i32,
     batch: Bytes,
 ) -> io::Result<(i16, i64)> {
+    produce_within(connection, topic, partition, batch, 30_000)
+}
+
+/// The same with another `timeout_ms`.
+pub(crate) fn produce_within(
+    connection: &mut Connection,
+    topic: &str,
+    partition: i32,
+    batch: Bytes,
+    timeout_ms: i32,
+) -> io::Result<(i16, i64)> {
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch));
-    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![
+    let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(timeout_ms).with_topic_data(vec![
         TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]),
     ]);
     let response = connection.call(&request, 9)?;

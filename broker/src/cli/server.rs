@@ -54,7 +54,7 @@ pub(super) struct ServerArgs {
     /// Set any setting, such as --set log.retention.hours=24; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// For crash tests: a kill of this process acts as a power cut ("seed=7,fail-sync=40", both optional)
+    /// For crash tests: a kill of this process acts as a power cut ("seed=7,fail-sync=40,slow-sync=20", all optional)
     #[arg(long, hide = true, value_name = "FAULTS", value_parser = OverlayFaults::parse)]
     simulate_power_cuts: Option<OverlayFaults>,
 }

@@ -19,6 +19,8 @@ use std::{
     os::{fd::BorrowedFd, unix::fs::FileExt},
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
+    thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -34,10 +36,15 @@ pub struct OverlayFaults {
     pub write_back_seed: u64,
     /// This sync, counted from 1 over the life of the process, fails once and loses what it should have written.
     pub fail_sync: Option<u64>,
+    /// This one, counted alike, succeeds and takes [`SLOW_SYNC`].
+    pub slow_sync: Option<u64>,
 }
 
+/// What a slow sync takes.
+pub const SLOW_SYNC: Duration = Duration::from_secs(2);
+
 impl OverlayFaults {
-    /// Reads `seed=7,fail-sync=40`; both may be left out.
+    /// Reads `seed=7,fail-sync=40,slow-sync=20`; each may be left out.
     ///
     /// # Errors
     /// What does not fit.
@@ -49,7 +56,8 @@ impl OverlayFaults {
             match name {
                 "seed" => faults.write_back_seed = number,
                 "fail-sync" => faults.fail_sync = Some(number),
-                _ => return Err(format!("'{name}' is neither seed nor fail-sync")),
+                "slow-sync" => faults.slow_sync = Some(number),
+                _ => return Err(format!("'{name}' is neither seed, fail-sync nor slow-sync")),
             }
         }
         Ok(faults)
@@ -569,7 +577,15 @@ impl DiskFile for OverlayFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.state().sync(self.node)
+        let mut state = self.disk.state();
+        state.sync(self.node)?;
+        let slow = state.faults.slow_sync == Some(state.syncs);
+        // others go on meanwhile, as on a real disk
+        drop(state);
+        if slow {
+            thread::sleep(SLOW_SYNC);
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
