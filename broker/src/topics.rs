@@ -65,6 +65,11 @@ pub(crate) async fn create_with_defaults(
     } else {
         (broker.config.num_partitions, &[][..])
     };
+    let open = broker.node.partitions().len() as u64;
+    broker
+        .limits
+        .allow_partitions(open, u64::from(partitions.unsigned_abs()))
+        .map_err(MetadataError::Limit)?;
     let configs: BTreeMap<_, _> =
         configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let new = NewTopic {

@@ -271,3 +271,13 @@ fn created_means_serving() {
         assert_eq!(response.responses[0].partitions[0].error_code, 0);
     }
 }
+
+/// A topic that would need more descriptors than the process may have is not made by asking for it either.
+#[test]
+fn auto_creation_keeps_within_the_limits_of_the_process() {
+    let broker = Broker::ephemeral_with_descriptors(2_000, &["--set", "num.partitions=5000"]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let name = fresh("wide");
+    assert_eq!(wire.call(&named(&[&name]), 12).topics[0].error_code, 44);
+    assert_eq!(describe(&mut wire, &name).error_code, 3);
+}

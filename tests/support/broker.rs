@@ -48,6 +48,14 @@ impl Broker {
         Self::ready(Self::spawn_with(command, "0", &[&["--ephemeral"], arguments].concat(), Stdio::piped()))
     }
 
+    /// [`Broker::ephemeral_with`] for a process that may have so many descriptors.
+    pub(crate) fn ephemeral_with_descriptors(descriptors: u32, arguments: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!(r#"ulimit -n {descriptors}; exec "$0" "$@""#);
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_alluvium")]);
+        Self::ready(Self::spawn(command, "0", &[&["--ephemeral"], arguments].concat()))
+    }
+
     /// [`Broker::ephemeral`] whose temporary directories are made in `folder`.
     pub(crate) fn ephemeral_in(folder: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
