@@ -38,9 +38,8 @@ use tokio::{
 };
 
 use crate::{
-    api::{self, Broker, Context as RequestContext, Handled, Started},
+    api::{self, Broker, Context as RequestContext, Handled, Started, produce::PendingProduce},
     budget::Share,
-    delayed::PendingProduce,
     output::Output,
 };
 

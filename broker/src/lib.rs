@@ -8,7 +8,7 @@
 //!        --> replication      Partition::append: sequence of the producer, submitted to the group's core
 //!        --> log-store        Log::append: offset and epoch into the header, readable from memory
 //!            flusher          a round: segments (page cache), write-ahead log, fdatasync
-//!        <-- delayed.rs       the completion queue wakes the connection once per turn; results take their places
+//!        <-- pending.rs       the completion queue wakes the connection once per turn; results take their places
 //! socket <-- output.rs        answers in request order, one vectored write; the share is given back
 //! ```
 //! The life of a fetch:
@@ -24,7 +24,7 @@
 //! Invariants: answers leave a connection in the order of its requests; nothing is allocated from a number on the wire;
 //! what one client does costs at most its own connection.
 //!
-//! Reading order: [`server`], [`connection`], [`api`], [`delayed`], [`output`], [`partitions`], [`state_machines`],
+//! Reading order: [`server`], [`connection`], [`api`], [`output`], [`partitions`], [`state_machines`],
 //! [`config`], [`protocol`].
 
 pub mod api;
@@ -32,7 +32,6 @@ pub mod budget;
 pub mod clock;
 pub mod config;
 pub mod connection;
-pub mod delayed;
 pub mod ephemeral;
 pub mod http;
 pub mod limits;

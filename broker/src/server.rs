@@ -406,7 +406,7 @@ async fn watch_signals(stopping: &Stopping) {
     };
     // A file beyond the size limit is an error of its write (EFBIG), not the end of the process: SIGXFSZ is 25.
     let mut file_size = signal(SignalKind::from_raw(25)).ok();
-    log_store::mmap::name_file_on_sigbus();
+    log_store::sys::name_file_on_sigbus();
     loop {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     io::{self, IoSlice},
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
@@ -314,6 +315,8 @@ pub struct Segment {
     dirty: AtomicBool,
     /// Names of its files, or `.raft`, may be unsynced.
     names: AtomicBool,
+    /// Covers the bytes written since the last sync.
+    unsynced: Mutex<Range<u64>>,
     persisted: Mutex<Persisted>,
 }
 
@@ -352,6 +355,7 @@ impl Segment {
             pinned: Mutex::default(),
             dirty: AtomicBool::new(false),
             names: AtomicBool::new(false),
+            unsynced: Mutex::default(),
             persisted: Mutex::default(),
         })
     }
@@ -376,8 +380,12 @@ impl Segment {
         // cleared before the sync: bytes that are written meanwhile make it dirty again
         self.dirty.store(false, Ordering::SeqCst);
         let names = self.names.swap(false, Ordering::SeqCst);
+        let unsynced = std::mem::take(&mut *lock(&self.unsynced));
         match self.handle() {
-            Ok(open) => open.file.sync().map_err(LogStoreError::io("sync", self.path()))?,
+            Ok(open) => {
+                open.file.write_back(unsynced).map_err(LogStoreError::io("write back", self.path()))?;
+                open.file.sync().map_err(LogStoreError::io("sync", self.path()))?;
+            }
             Err(error) if is_missing(&error) => {}
             Err(error) => return Err(error),
         }
@@ -463,6 +471,13 @@ impl Segment {
             }
             return Err(LogStoreError::io("write", self.path())(error));
         }
+        let end = position + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let mut unsynced = lock(&self.unsynced);
+        *unsynced = match unsynced.is_empty() {
+            true => position..end,
+            false => unsynced.start.min(position)..unsynced.end.max(end),
+        };
+        drop(unsynced);
         Ok(!self.dirty.swap(true, Ordering::SeqCst))
     }
 

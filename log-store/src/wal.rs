@@ -47,7 +47,7 @@ use uuid::Uuid;
 use crate::{
     LogEnd, LogId, LogStoreError, RecordBatch, ReplicaId, Vote,
     batch::HEADER_BYTES,
-    disk::{Access, Advice, DIRECT_ALIGNMENT, Disk, DiskFile, temporary_name},
+    disk::{Access, DIRECT_ALIGNMENT, Disk, DiskFile, temporary_name},
     recovery::Mutation,
 };
 
@@ -540,11 +540,12 @@ impl NewWalFile {
     /// [`LogStoreError::Io`]; the ring goes on without it until it is asked for again.
     pub fn make(self, disk: &dyn Disk) -> Result<WalFile, LogStoreError> {
         let temporary = temporary_name(&self.path);
-        let file = disk.open(&temporary, Access::Replace).map_err(LogStoreError::io("open", &temporary))?;
+        let made = disk.open(&temporary, Access::Replace).map_err(LogStoreError::io("open", &temporary))?;
+        // Zeros that went through the page cache would reach the disk in one piece, and a round would wait 30 ms behind them.
+        let file = disk.open(&temporary, Access::Direct).map_err(LogStoreError::io("open", &temporary))?;
+        drop(made);
         file.preallocate(self.bytes).map_err(LogStoreError::io("preallocate", &temporary))?;
         file.sync().map_err(LogStoreError::io("sync", &temporary))?;
-        // later writes go past the page cache: these pages would only be in the way
-        _ = file.advise(0..self.bytes, Advice::DontNeed);
         disk.rename(&temporary, &self.path).map_err(LogStoreError::io("rename", &temporary))?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
         disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))?;

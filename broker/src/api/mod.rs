@@ -2,7 +2,7 @@
 //!
 //! A handler is one async function from a typed request to a typed response. It never sees the socket; a partition
 //! that fails is a code in the response. Produce alone is no async function: it is submitted and answered by the
-//! connection itself (`delayed.rs`), so that a batch costs no task.
+//! connection itself (`produce/pending.rs`), so that a batch costs no task.
 //!
 //! ```text
 //! frame -> key, version -> [`APIS`] -> header -> body -> handler -> response -> pieces
@@ -19,7 +19,6 @@ use crate::{
     clock::Clock,
     config::Config,
     connection::Close,
-    delayed::PendingProduce,
     limits::Limits,
     metrics::Metrics,
     output::Answer,
@@ -65,6 +64,8 @@ pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod sync_group;
+
+use produce::PendingProduce;
 
 /// An API that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

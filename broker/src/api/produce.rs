@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use super::{Broker, Context};
 use crate::{
     connection::Close,
-    delayed::{PendingProduce, Place, refuse},
     partitions::{Lookup, Topic, TopicCounters},
     protocol::{
         ErrorCode, Str,
@@ -35,6 +34,11 @@ use crate::{
         },
     },
 };
+
+mod pending;
+
+pub use pending::PendingProduce;
+use pending::{Place, refuse};
 
 /// The client id whose writes to internal topics are taken, as in Kafka.
 const ADMIN_CLIENT_ID: &str = "__admin_client";
@@ -225,7 +229,7 @@ fn record_errors(error: &BatchError) -> Vec<RecordError> {
 }
 
 /// From version 10 on an answer of 6 names the leader and where it listens.
-pub fn name_leaders(broker: &Broker, version: i16, response: &mut ProduceResponse) {
+fn name_leaders(broker: &Broker, version: i16, response: &mut ProduceResponse) {
     if version < 10 {
         return;
     }

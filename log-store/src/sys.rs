@@ -1,13 +1,14 @@
-//! Read-only maps of log files, and the only `unsafe` code of the project.
+//! What the system offers in C alone: maps of log files, the handler of SIGBUS, writing back; and the only `unsafe` code of
+//! the project.
 //!
 //! A map gives out [`Bytes`] that keep it alive: whoever holds a slice holds the pages behind it, also when the file's
 //! name is gone. Unlinking a mapped file is safe on Linux; cutting it is not. Hence the rule that makes this module
 //! sound: **a byte that was handed out of a map is never cut off its file**. Slices are taken of committed bytes alone,
 //! and a file of ours is only ever cut above its committed end.
 
-#![expect(unsafe_code, reason = "memory maps; all unsafe code of the project is in this file")]
+#![expect(unsafe_code, reason = "calls of the system; all unsafe code of the project is in this file")]
 
-use std::{fs::File, io, mem::MaybeUninit, ops::Range, ptr};
+use std::{fs::File, io, mem::MaybeUninit, ops::Range, os::fd::AsRawFd, ptr};
 
 use bytes::Bytes;
 use memmap2::{Advice, Mmap, MmapOptions};
@@ -44,6 +45,19 @@ pub(crate) fn map(file: &File, range: Range<u64>) -> io::Result<Bytes> {
     // A fault reads the page that is needed, not a window of megabytes around it.
     map.advise(Advice::Random)?;
     Ok(Bytes::from_owner(MappedRange(map)))
+}
+
+/// Has the dirty pages of `range` written to the disk, and waits for it. Makes nothing durable.
+pub(crate) fn write_back(file: &File, range: &Range<u64>) -> io::Result<()> {
+    let offset = libc::off64_t::try_from(range.start).map_err(io::Error::other)?;
+    let len = libc::off64_t::try_from(range.end - range.start).map_err(io::Error::other)?;
+    let flags =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the call takes numbers alone, and the descriptor is open for as long as `file` is borrowed.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// From here on, a touch of a mapped byte that is no longer in its file (somebody cut it, or the disk cannot read it) ends
@@ -163,7 +177,7 @@ mod tests {
         let path = dir.path().join("00000000000000000042.log");
         std::fs::write(&path, vec![7; 1 << 16]).unwrap();
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--nocapture", "mmap::tests::a_process_that_touches_a_cut_byte"])
+            .args(["--exact", "--nocapture", "sys::tests::a_process_that_touches_a_cut_byte"])
             .env(VICTIM, &path)
             .output()
             .unwrap();

@@ -1,4 +1,4 @@
-//! Requests that wait for a watermark: produces for their acks. (Fetches wait inside their own handler.)
+//! Produces that wait for the watermark of their acks. (Fetches wait inside their own handler.)
 //!
 //! A produce is submitted as a whole, partition by partition, and keeps a place for each result. Results come through
 //! the connection's completion queue under a token that names the produce and the place.
@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use replication::AppendResult;
 use tokio::time::Instant;
 
+use super::{Broker, name_leaders};
 use crate::{
-    api::{Broker, produce},
     budget::Share,
     connection::Close,
     output::Answer,
@@ -134,14 +134,14 @@ impl PendingProduce {
                 None => Ok(None),
             };
         }
-        produce::name_leaders(broker, self.version, &mut self.response);
+        name_leaders(broker, self.version, &mut self.response);
         let pieces = encode_response::<ProduceRequest>(&self.response, self.version, self.correlation_id);
         Ok(Some(Answer { pieces }))
     }
 }
 
 /// Makes an answer one of failure.
-pub fn refuse(answer: &mut PartitionResponse, code: ErrorCode, message: String) {
+pub(super) fn refuse(answer: &mut PartitionResponse, code: ErrorCode, message: String) {
     answer.error_code = code.number();
     answer.error_message = Some(Str::from(message));
     answer.base_offset = -1;
