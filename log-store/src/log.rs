@@ -36,6 +36,7 @@ use bytes::Bytes;
 
 use crate::{
     BatchHeader, ControlEntry, GroupState, LogEnd, LogId, LogStoreError, RecordBatch, TermStart,
+    compression::Codec,
     config::LogConfig,
     data_directory::write_partition_metadata,
     disk::{DiskFile, write_cache_file},
@@ -200,6 +201,9 @@ pub struct LogRead {
     pub bytes: usize,
     /// The read would have had to wait and was told not to: repeat it from a thread that may.
     pub would_wait: bool,
+    /// A batch may be compressed by zstd, which clients of an old Fetch cannot read. What was appended since the start is known
+    /// from the appends; of older segments nobody looked.
+    pub may_hold_zstd: bool,
 }
 
 /// Bytes of batches between entries of an index, at the least: Kafka's 4 KiB would cost more memory than the few headers
@@ -259,6 +263,8 @@ struct Slot {
     anchor: (u32, u64),
     /// In memory until it is in files.
     index: Option<Arc<SegmentIndex>>,
+    /// See [`LogRead::may_hold_zstd`].
+    may_hold_zstd: bool,
 }
 
 /// A batch that is not yet written, durable and applied.
@@ -293,7 +299,14 @@ struct Hint {
 impl Slot {
     fn new(segment: Arc<Segment>) -> Self {
         let stats = SegmentStats::empty(segment.base_offset());
-        Self { segment, stats, first: None, anchor: (0, 0), index: Some(Arc::default()) }
+        Self {
+            segment,
+            stats,
+            first: None,
+            anchor: (0, 0),
+            index: Some(Arc::default()),
+            may_hold_zstd: false,
+        }
     }
 
     fn base_offset(&self) -> i64 {
@@ -513,6 +526,7 @@ impl Log {
             slot.first = Some(log_id);
             slot.anchor = (0, log_id.index);
         }
+        slot.may_hold_zstd |= header.codec() == Ok(Codec::Zstd);
         let before = slot.stats;
         let index = Arc::make_mut(slot.index.get_or_insert_with(Arc::default));
         index.add(&mut slot.stats, slot.segment.base_offset(), &batch.head, &header, interval, now_ms);

@@ -87,6 +87,8 @@ pub struct ReadOutcome {
     pub bytes: usize,
     /// The read would have had to wait for the disk and was told not to: repeat it from a thread that may.
     pub would_wait: bool,
+    /// See [`log_store::LogRead::may_hold_zstd`].
+    pub may_hold_zstd: bool,
     /// For [`Isolation::ReadCommitted`]: (producer id, first offset) of aborted transactions in the range.
     pub aborted: Option<Vec<(i64, i64)>>,
 }
@@ -330,7 +332,14 @@ impl Partition {
         let end = offsets.visible_to(isolation);
         let aborted = (isolation == Isolation::ReadCommitted).then(Vec::new);
         if offset >= end {
-            return Ok(ReadOutcome { offsets, slices: Vec::new(), bytes: 0, would_wait: false, aborted });
+            return Ok(ReadOutcome {
+                offsets,
+                slices: Vec::new(),
+                bytes: 0,
+                would_wait: false,
+                may_hold_zstd: false,
+                aborted,
+            });
         }
         let read = self.log().read(offset, max_bytes, at_least_one, end, waiting)?;
         Ok(ReadOutcome {
@@ -338,6 +347,7 @@ impl Partition {
             slices: read.slices,
             bytes: read.bytes,
             would_wait: read.would_wait,
+            may_hold_zstd: read.may_hold_zstd,
             aborted,
         })
     }

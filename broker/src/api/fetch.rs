@@ -255,7 +255,7 @@ impl Read {
             .read(wanted.fetch_offset, room, at_least_one, reads.isolation, waiting)
             .map_err(|error| code(&error))?;
         *would_wait |= outcome.would_wait;
-        if reads.version < 10 {
+        if reads.version < 10 && outcome.may_hold_zstd {
             let on_disk = outcome.slices.iter().any(|slice| matches!(slice, LogSlice::File { .. }));
             // Headers in a file are looked at by a thread that may wait for the disk.
             if waiting == Waiting::Never && on_disk {

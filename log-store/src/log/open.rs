@@ -155,7 +155,14 @@ impl Log {
             // of a whole sealed segment nothing else is needed until somebody reads it
             if target.bytes.is_none() && summary.sealed && summary.stats.end_offset == target.end_offset {
                 let first = raft.head.map(|head| head.first);
-                let slot = Slot { segment, stats: summary.stats, first, anchor: (0, 0), index: None };
+                let slot = Slot {
+                    segment,
+                    stats: summary.stats,
+                    first,
+                    anchor: (0, 0),
+                    index: None,
+                    may_hold_zstd: true,
+                };
                 return Ok(Opened { slot, len, doubtful: false });
             }
             match segment.read_index(&raft)? {
@@ -202,7 +209,8 @@ impl Log {
             index.close(&stats, base_offset);
         }
         let first = raft.head.map(|head| head.first).filter(|_| !doubtful);
-        let slot = Slot { segment, stats, first, anchor: (0, 0), index: Some(Arc::new(index)) };
+        let slot =
+            Slot { segment, stats, first, anchor: (0, 0), index: Some(Arc::new(index)), may_hold_zstd: true };
         Ok(Opened { slot, len, doubtful })
     }
 

@@ -29,6 +29,7 @@ struct View {
     interval: u64,
     /// Bytes of it that are in its file.
     written: u64,
+    may_hold_zstd: bool,
 }
 
 /// Where a search in a segment begins.
@@ -126,6 +127,7 @@ impl State {
             index: slot.index.clone(),
             interval: self.interval(),
             written,
+            may_hold_zstd: slot.may_hold_zstd,
         }
     }
 
@@ -485,6 +487,7 @@ impl Log {
             return Ok(None);
         }
         self.slices(&view, &mut open, start, stop, waiting, read)?;
+        read.may_hold_zstd |= view.may_hold_zstd;
         if let Some(offset) = stop_offset {
             self.state().remember(Hint { offset, segment: base_offset, position: stop });
         }

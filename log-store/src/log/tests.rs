@@ -707,3 +707,20 @@ fn the_tail_is_read_before_and_after_it_is_written() {
     let (slices, written) = all(&node);
     assert_eq!((slices, &written), (1, &unwritten), "contiguous batches are one slice");
 }
+
+/// Old clients are to be kept from zstd without a look at every header that is sent.
+#[test]
+fn appends_know_whether_a_segment_may_hold_zstd() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = batch_of(&[100], 100, Codec::None).size() as u64;
+    let mut node = Node::new(dir.path(), LogConfig { segment_bytes: one, ..LogConfig::default() });
+    node.append(&[100], 100);
+    node.append_batch(&[101], batch_of(&[101], 100, Codec::Zstd));
+    let may_hold = |node: &Node, offset| {
+        node.log.read(offset, 1, true, offset + 1, Waiting::ForDisk).unwrap().may_hold_zstd
+    };
+    assert_eq!((may_hold(&node, 0), may_hold(&node, 1)), (false, true));
+    node.flush(2, true);
+    node.reopen();
+    assert_eq!((may_hold(&node, 0), may_hold(&node, 1)), (true, true), "nobody looked at what was there before");
+}
