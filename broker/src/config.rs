@@ -693,6 +693,8 @@ impl Config {
             .map(|setting| (setting.name, (setting.default.to_owned(), Origin::Default)))
             .collect();
         let mut put = |name: &str, value: String, origin: Origin| -> Result<(), ConfigError> {
+            // Once and for all: what was checked is what is used.
+            let value = value.trim().to_owned();
             let setting = find(name).ok_or_else(|| ConfigError::Unknown {
                 origin: origin.clone(),
                 name: name.to_owned(),
@@ -750,15 +752,11 @@ impl Config {
         let text = |name: &str| values[name].0.clone();
         let optional = |name: &str| Some(values[name].0.clone()).filter(|value| !value.is_empty());
         let number = |name: &str| -> i64 {
-            values[name]
-                .0
-                .trim()
-                .parse()
-                .unwrap_or_else(|_| unreachable!("{name} was checked to be a number"))
+            values[name].0.parse().unwrap_or_else(|_| unreachable!("{name} was checked to be a number"))
         };
         let millis = |name: &str| Duration::from_millis(number(name).unsigned_abs());
         let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
-        let flag = |name: &str| values[name].0.trim() == "true";
+        let flag = |name: &str| values[name].0 == "true";
         let int = |name: &str| i32::try_from(number(name)).unwrap_or(i32::MAX);
         let short = |name: &str| i16::try_from(number(name)).unwrap_or(i16::MAX);
         let config = Self {
@@ -795,7 +793,8 @@ impl Config {
             metrics_partition_level: match text("metrics.partition.level").as_str() {
                 "all" => PartitionLevel::All,
                 "leaders" => PartitionLevel::Leaders,
-                _ => PartitionLevel::Off,
+                "off" => PartitionLevel::Off,
+                other => unreachable!("metrics.partition.level was checked, and is '{other}'"),
             },
             log_level: text("log.level"),
             log_json: text("log.format") == "json",
@@ -827,17 +826,19 @@ impl Config {
             }
         }
         // Kafka's rule: milliseconds beat minutes beat hours; any negative value means for ever.
-        let number = |name: &str| self.values[name].0.parse::<i64>().ok();
+        let number = |name: &str| -> i64 {
+            self.values[name].0.parse().unwrap_or_else(|_| unreachable!("{name} was checked to be a number"))
+        };
         if !defaults.contains_key("retention.ms") {
-            let (amount, unit_ms) = match number("log.retention.minutes") {
-                Some(minutes) => (minutes, 60_000),
-                None => (number("log.retention.hours").unwrap_or(-1), 3_600_000),
+            let (amount, unit_ms) = match self.values["log.retention.minutes"].0.is_empty() {
+                true => (number("log.retention.hours"), 3_600_000),
+                false => (number("log.retention.minutes"), 60_000),
             };
             let ms = if amount < 0 { -1 } else { amount.saturating_mul(unit_ms) };
             defaults.insert("retention.ms".to_owned(), ms.to_string());
         }
         if !defaults.contains_key("segment.ms") {
-            let hours = number("log.roll.hours").unwrap_or(168);
+            let hours = number("log.roll.hours");
             defaults.insert("segment.ms".to_owned(), hours.saturating_mul(3_600_000).to_string());
         }
         defaults
@@ -893,8 +894,8 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// Whether a setting takes a value, which has no blanks around it.
 fn check(setting: &Setting, value: &str) -> Result<(), String> {
-    let value = value.trim();
     if value.is_empty() && setting.default.is_empty() {
         return Ok(());
     }
@@ -1225,6 +1226,20 @@ mod tests {
         assert_eq!(retention(&[("log.retention.hours", "1"), ("log.retention.minutes", "1")]), "60000");
         assert_eq!(retention(&[("log.retention.minutes", "1"), ("log.retention.ms", "1")]), "1");
         assert_eq!(retention(&[("log.retention.minutes", "-1")]), "-1");
+    }
+
+    #[test]
+    fn blanks_around_a_value_change_nothing() {
+        let plain = Config::with(&[]).unwrap();
+        for setting in SETTINGS {
+            let config = Config::with(&[(setting.name, &format!(" {}\t", setting.default))]).unwrap();
+            assert_eq!(config.values[setting.name].0, setting.default, "{}", setting.name);
+            assert_eq!(config.topic_defaults(), plain.topic_defaults(), "{}", setting.name);
+        }
+        let config =
+            Config::with(&[("log.retention.hours", "24 "), ("metrics.partition.level", " all")]).unwrap();
+        assert_eq!(config.topic_defaults()["retention.ms"], "86400000");
+        assert_eq!(config.metrics_partition_level, PartitionLevel::All);
     }
 
     /// Proves: M1 (what is advertised is never a wildcard).
