@@ -18,8 +18,10 @@ use std::{
     time::Duration,
 };
 
+use log_store::config::{LogConfig, SettingKind, TOPIC_SETTINGS, TopicSetting, closest};
+
 /// What values a setting takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// `true` or `false`.
     Bool,
@@ -29,6 +31,13 @@ pub enum Kind {
         min: i64,
         /// Largest.
         max: i64,
+    },
+    /// A number, not always a whole one, within bounds, both inclusive.
+    Double {
+        /// Smallest.
+        min: f64,
+        /// Largest.
+        max: f64,
     },
     /// Any text.
     Text,
@@ -49,22 +58,68 @@ pub struct Setting {
     pub default: &'static str,
     /// What it does, with its unit.
     pub meaning: &'static str,
+    /// Whether it does something here; if not it is checked and shown.
+    pub has_effect: bool,
     /// The topic setting for which this is the default.
-    pub topic_setting: Option<&'static str>,
+    pub topic: Option<&'static TopicSetting>,
 }
 
 const fn setting(name: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Setting {
-    Setting { name, kind, default, meaning, topic_setting: None }
+    Setting { name, kind, default, meaning, has_effect: true, topic: None }
 }
 
-const fn topic_default(
-    name: &'static str,
-    topic_setting: &'static str,
-    kind: Kind,
-    default: &'static str,
-    meaning: &'static str,
-) -> Setting {
-    Setting { name, kind, default, meaning, topic_setting: Some(topic_setting) }
+const fn shown(name: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Setting {
+    Setting { name, kind, default, meaning, has_effect: false, topic: None }
+}
+
+/// The default, in the same unit, of the topic setting that names it among its synonyms.
+const fn topic_default(name: &'static str) -> Setting {
+    let mut at = 0;
+    while at < TOPIC_SETTINGS.len() {
+        let topic = &TOPIC_SETTINGS[at];
+        let mut synonym = 0;
+        while synonym < topic.synonyms.len() {
+            if same(topic.synonyms[synonym].0, name) && topic.synonyms[synonym].1 == 1 {
+                return Setting {
+                    name,
+                    kind: kind_of(topic.kind),
+                    default: topic.default,
+                    meaning: topic.meaning,
+                    has_effect: topic.has_effect,
+                    topic: Some(topic),
+                };
+            }
+            synonym += 1;
+        }
+        at += 1;
+    }
+    panic!("no topic setting has this synonym")
+}
+
+/// The same setting, not set by default, so that coarser ones count.
+const fn unset(setting: Setting) -> Setting {
+    Setting { default: "", ..setting }
+}
+
+const fn kind_of(kind: SettingKind) -> Kind {
+    match kind {
+        SettingKind::Int { min, max } => integer(min as i64, max as i64),
+        SettingKind::Long { min } => integer(min, i64::MAX),
+        SettingKind::Double { min, max } => Kind::Double { min, max },
+        SettingKind::Boolean => Kind::Bool,
+        SettingKind::OneOf(words) => Kind::OneOf(words),
+        SettingKind::ListOf(_) | SettingKind::ThrottledReplicas => Kind::List,
+    }
+}
+
+/// `==`, which constants lack.
+const fn same(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    let mut at = 0;
+    while at < left.len() && at < right.len() && left[at] == right[at] {
+        at += 1;
+    }
+    at == left.len() && at == right.len()
 }
 
 const fn integer(min: i64, max: i64) -> Kind {
@@ -186,12 +241,7 @@ pub const SETTINGS: &[Setting] = &[
         "50",
         "Partitions of __consumer_offsets; fixed once it exists.",
     ),
-    setting(
-        "offsets.topic.replication.factor",
-        integer(1, 32_767),
-        "3",
-        "Replicas of __consumer_offsets; never more than there are brokers.",
-    ),
+    shown("offsets.topic.replication.factor", integer(1, 32_767), "3", "Replicas of __consumer_offsets."),
     setting(
         "offsets.retention.minutes",
         integer(1, I32_MAX),
@@ -235,7 +285,7 @@ pub const SETTINGS: &[Setting] = &[
         "86400000",
         "An idempotent producer that wrote nothing for so long is forgotten, milliseconds.",
     ),
-    setting(
+    shown(
         "replica.lag.time.max.ms",
         integer(1, i64::MAX),
         "30000",
@@ -259,194 +309,38 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "Minutes that records are kept; beats log.retention.hours.",
     ),
-    topic_default(
-        "log.retention.ms",
-        "retention.ms",
-        integer(-1, i64::MAX),
-        "",
-        "Milliseconds that records are kept; beats minutes and hours; -1: for ever.",
-    ),
-    topic_default(
-        "log.retention.bytes",
-        "retention.bytes",
-        integer(-1, i64::MAX),
-        "-1",
-        "Bytes kept of each partition; -1: all.",
-    ),
-    topic_default(
-        "log.segment.bytes",
-        "segment.bytes",
-        integer(1 << 20, I32_MAX),
-        "1073741824",
-        "A segment that would grow beyond it is closed and a new one begun, bytes.",
-    ),
+    unset(topic_default("log.retention.ms")),
+    topic_default("log.retention.bytes"),
+    topic_default("log.segment.bytes"),
     setting(
         "log.roll.hours",
         integer(1, I32_MAX),
         "168",
         "Hours after which a segment is closed, unless log.roll.ms says otherwise.",
     ),
-    topic_default(
-        "log.roll.ms",
-        "segment.ms",
-        integer(1, i64::MAX),
-        "",
-        "Milliseconds of record time after which a segment is closed; beats log.roll.hours.",
-    ),
-    topic_default(
-        "log.roll.jitter.ms",
-        "segment.jitter.ms",
-        integer(0, i64::MAX),
-        "0",
-        "Largest random part taken off log.roll.ms, milliseconds.",
-    ),
-    topic_default(
-        "log.cleanup.policy",
-        "cleanup.policy",
-        Kind::List,
-        "delete",
-        "What happens to old segments: delete, compact, or both. Compaction does not exist yet: such topics keep everything.",
-    ),
-    topic_default(
-        "message.max.bytes",
-        "max.message.bytes",
-        integer(0, I32_MAX),
-        "1048588",
-        "Largest record batch as stored, bytes.",
-    ),
-    topic_default(
-        "min.insync.replicas",
-        "min.insync.replicas",
-        integer(1, I32_MAX),
-        "1",
-        "Fewest in-sync replicas for a write with acks=all; a majority is needed anyway.",
-    ),
-    topic_default(
-        "compression.type",
-        "compression.type",
-        Kind::OneOf(&["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]),
-        "producer",
-        "Compression in which batches are stored; producer: as they come.",
-    ),
-    topic_default(
-        "log.message.timestamp.type",
-        "message.timestamp.type",
-        Kind::OneOf(&["CreateTime", "LogAppendTime"]),
-        "CreateTime",
-        "Whose time a record carries: the producer's or that of the append.",
-    ),
-    topic_default(
-        "log.message.timestamp.before.max.ms",
-        "message.timestamp.before.max.ms",
-        integer(0, i64::MAX),
-        "9223372036854775807",
-        "How far in the past a record's timestamp may lie, milliseconds.",
-    ),
-    topic_default(
-        "log.message.timestamp.after.max.ms",
-        "message.timestamp.after.max.ms",
-        integer(0, i64::MAX),
-        "3600000",
-        "How far in the future a record's timestamp may lie, milliseconds.",
-    ),
-    topic_default(
-        "log.segment.delete.delay.ms",
-        "file.delete.delay.ms",
-        integer(0, i64::MAX),
-        "60000",
-        "Kafka's delay before files are unlinked, milliseconds. Shown; readers are safe without it here.",
-    ),
-    topic_default(
-        "log.index.interval.bytes",
-        "index.interval.bytes",
-        integer(0, I32_MAX),
-        "4096",
-        "Bytes of batches between two entries of an index.",
-    ),
-    topic_default(
-        "log.index.size.max.bytes",
-        "segment.index.bytes",
-        integer(4, I32_MAX),
-        "10485760",
-        "Largest index of a segment, bytes.",
-    ),
-    topic_default(
-        "log.flush.interval.messages",
-        "flush.messages",
-        integer(1, i64::MAX),
-        "9223372036854775807",
-        "Shown for tools; every acknowledged record is on disk whatever it says.",
-    ),
-    topic_default(
-        "log.flush.interval.ms",
-        "flush.ms",
-        integer(0, i64::MAX),
-        "9223372036854775807",
-        "Shown for tools; every acknowledged record is on disk whatever it says.",
-    ),
-    topic_default(
-        "log.preallocate",
-        "preallocate",
-        Kind::Bool,
-        "false",
-        "Shown for tools; segments grow as they are written.",
-    ),
-    topic_default(
-        "unclean.leader.election.enable",
-        "unclean.leader.election.enable",
-        Kind::Bool,
-        "false",
-        "Shown for tools; Raft never elects a replica that lacks acknowledged records.",
-    ),
-    topic_default(
-        "log.cleaner.delete.retention.ms",
-        "delete.retention.ms",
-        integer(0, i64::MAX),
-        "86400000",
-        "How long tombstones outlive compaction, milliseconds.",
-    ),
-    topic_default(
-        "log.cleaner.min.cleanable.ratio",
-        "min.cleanable.dirty.ratio",
-        Kind::Text,
-        "0.5",
-        "Share of dirty bytes from which a log is compacted, 0 to 1.",
-    ),
-    topic_default(
-        "log.cleaner.min.compaction.lag.ms",
-        "min.compaction.lag.ms",
-        integer(0, i64::MAX),
-        "0",
-        "A record is not compacted before this age, milliseconds.",
-    ),
-    topic_default(
-        "log.cleaner.max.compaction.lag.ms",
-        "max.compaction.lag.ms",
-        integer(1, i64::MAX),
-        "9223372036854775807",
-        "A record is compacted at the latest at this age, milliseconds.",
-    ),
-    topic_default(
-        "compression.gzip.level",
-        "compression.gzip.level",
-        integer(-1, 9),
-        "-1",
-        "Level of gzip where the broker compresses; -1: the codec's default.",
-    ),
-    topic_default(
-        "compression.lz4.level",
-        "compression.lz4.level",
-        integer(1, 17),
-        "9",
-        "Level of LZ4 where the broker compresses.",
-    ),
-    topic_default(
-        "compression.zstd.level",
-        "compression.zstd.level",
-        integer(-131_072, 22),
-        "3",
-        "Level of zstd where the broker compresses.",
-    ),
+    unset(topic_default("log.roll.ms")),
+    topic_default("log.roll.jitter.ms"),
+    topic_default("log.cleanup.policy"),
+    topic_default("message.max.bytes"),
+    topic_default("min.insync.replicas"),
+    topic_default("compression.type"),
+    topic_default("log.message.timestamp.type"),
+    topic_default("log.message.timestamp.before.max.ms"),
+    topic_default("log.message.timestamp.after.max.ms"),
+    topic_default("log.segment.delete.delay.ms"),
+    topic_default("log.index.interval.bytes"),
+    topic_default("log.index.size.max.bytes"),
+    topic_default("log.flush.interval.messages"),
+    topic_default("log.flush.interval.ms"),
+    topic_default("log.preallocate"),
+    topic_default("unclean.leader.election.enable"),
+    topic_default("log.cleaner.delete.retention.ms"),
+    topic_default("log.cleaner.min.cleanable.ratio"),
+    topic_default("log.cleaner.min.compaction.lag.ms"),
+    topic_default("log.cleaner.max.compaction.lag.ms"),
+    topic_default("compression.gzip.level"),
+    topic_default("compression.lz4.level"),
+    topic_default("compression.zstd.level"),
     setting(
         "metrics.partition.level",
         Kind::OneOf(&["all", "leaders", "off"]),
@@ -488,6 +382,9 @@ impl fmt::Display for Origin {
         }
     }
 }
+
+/// Values by setting, and where each came from.
+type Values = BTreeMap<&'static str, (String, Origin)>;
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -614,8 +511,6 @@ pub struct Config {
     pub max_connections_per_ip: usize,
     /// `offsets.topic.num.partitions`.
     pub offsets_topic_partitions: i32,
-    /// `offsets.topic.replication.factor`.
-    pub offsets_topic_replication_factor: i16,
     /// `offsets.retention.minutes`.
     pub offsets_retention: Duration,
     /// `offsets.retention.check.interval.ms`.
@@ -632,8 +527,6 @@ pub struct Config {
     pub group_max_size: usize,
     /// `producer.id.expiration.ms`.
     pub producer_id_expiration: Duration,
-    /// `replica.lag.time.max.ms`.
-    pub replica_lag_time_max: Duration,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval: Duration,
     /// `metrics.partition.level`.
@@ -642,8 +535,10 @@ pub struct Config {
     pub log_level: String,
     /// `log.format` is `json`.
     pub log_json: bool,
+    /// What topics get that set nothing.
+    pub log_defaults: LogConfig,
     /// Every setting's value as text, and where it came from.
-    pub values: BTreeMap<&'static str, (String, Origin)>,
+    pub values: Values,
 }
 
 /// Which partitions have metrics of their own.
@@ -662,17 +557,6 @@ pub fn find(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name)
 }
 
-/// The known name nearest to `name`, if one is near.
-pub fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|candidate| {
-            (edit_distance(&name.to_ascii_lowercase(), &candidate.to_ascii_lowercase()), candidate)
-        })
-        .filter(|(distance, candidate)| *distance <= (candidate.len().max(name.len()) / 3).clamp(1, 6))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
 /// The environment variable that stands for a setting: `log.retention.ms` is `ALLUVIUM_LOG_RETENTION_MS`.
 pub fn environment_name(setting: &str) -> String {
     let mut name = String::from("ALLUVIUM_");
@@ -688,7 +572,7 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with where it stands.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let mut values: BTreeMap<&'static str, (String, Origin)> = SETTINGS
+        let mut values: Values = SETTINGS
             .iter()
             .map(|setting| (setting.name, (setting.default.to_owned(), Origin::Default)))
             .collect();
@@ -698,7 +582,7 @@ impl Config {
             let setting = find(name).ok_or_else(|| ConfigError::Unknown {
                 origin: origin.clone(),
                 name: name.to_owned(),
-                suggestion: did_you_mean(name, SETTINGS.iter().map(|setting| setting.name)),
+                suggestion: closest(name, SETTINGS.iter().map(|setting| setting.name)),
             })?;
             check(setting, &value).map_err(|reason| ConfigError::Invalid {
                 origin: origin.clone(),
@@ -748,7 +632,7 @@ impl Config {
         })
     }
 
-    fn from_values(values: BTreeMap<&'static str, (String, Origin)>) -> Result<Self, ConfigError> {
+    fn from_values(values: Values) -> Result<Self, ConfigError> {
         let text = |name: &str| values[name].0.clone();
         let optional = |name: &str| Some(values[name].0.clone()).filter(|value| !value.is_empty());
         let number = |name: &str| -> i64 {
@@ -779,7 +663,6 @@ impl Config {
             max_connections: size("max.connections"),
             max_connections_per_ip: size("max.connections.per.ip"),
             offsets_topic_partitions: int("offsets.topic.num.partitions"),
-            offsets_topic_replication_factor: short("offsets.topic.replication.factor"),
             offsets_retention: Duration::from_secs(number("offsets.retention.minutes").unsigned_abs() * 60),
             offsets_retention_check_interval: millis("offsets.retention.check.interval.ms"),
             offset_metadata_max_bytes: size("offset.metadata.max.bytes"),
@@ -788,7 +671,6 @@ impl Config {
             group_max_session_timeout: millis("group.max.session.timeout.ms"),
             group_max_size: size("group.max.size"),
             producer_id_expiration: millis("producer.id.expiration.ms"),
-            replica_lag_time_max: millis("replica.lag.time.max.ms"),
             retention_check_interval: millis("log.retention.check.interval.ms"),
             metrics_partition_level: match text("metrics.partition.level").as_str() {
                 "all" => PartitionLevel::All,
@@ -798,6 +680,8 @@ impl Config {
             },
             log_level: text("log.level"),
             log_json: text("log.format") == "json",
+            log_defaults: LogConfig::from_broker_settings(|name| Some(values.get(name)?.0.clone()))
+                .map_err(|error| ConfigError::Contradiction(error.to_string()))?,
             values,
         };
         if config.group_min_session_timeout > config.group_max_session_timeout {
@@ -812,36 +696,6 @@ impl Config {
             ));
         }
         Ok(config)
-    }
-
-    /// What topics get that set nothing, by the names of topic settings.
-    pub fn topic_defaults(&self) -> BTreeMap<String, String> {
-        let mut defaults = BTreeMap::new();
-        for setting in SETTINGS {
-            if let Some(topic_setting) = setting.topic_setting {
-                let value = &self.values[setting.name].0;
-                if !value.is_empty() {
-                    defaults.insert(topic_setting.to_owned(), value.clone());
-                }
-            }
-        }
-        // Kafka's rule: milliseconds beat minutes beat hours; any negative value means for ever.
-        let number = |name: &str| -> i64 {
-            self.values[name].0.parse().unwrap_or_else(|_| unreachable!("{name} was checked to be a number"))
-        };
-        if !defaults.contains_key("retention.ms") {
-            let (amount, unit_ms) = match self.values["log.retention.minutes"].0.is_empty() {
-                true => (number("log.retention.hours"), 3_600_000),
-                false => (number("log.retention.minutes"), 60_000),
-            };
-            let ms = if amount < 0 { -1 } else { amount.saturating_mul(unit_ms) };
-            defaults.insert("retention.ms".to_owned(), ms.to_string());
-        }
-        if !defaults.contains_key("segment.ms") {
-            let hours = number("log.roll.hours");
-            defaults.insert("segment.ms".to_owned(), hours.saturating_mul(3_600_000).to_string());
-        }
-        defaults
     }
 }
 
@@ -865,12 +719,20 @@ pub fn annotated() -> String {
             Kind::Integer { min, max } if max < i64::MAX => {
                 let _ = writeln!(text, "# From {min} to {max}.");
             }
+            Kind::Integer { min: i64::MIN, .. } => {}
             Kind::Integer { min, .. } => {
                 let _ = writeln!(text, "# At least {min}.");
             }
+            Kind::Double { min, max } => {
+                let _ = writeln!(text, "# From {min} to {max}.");
+            }
             Kind::Bool | Kind::Text | Kind::List => {}
         }
-        let quoted = !matches!(setting.kind, Kind::Integer { .. } | Kind::Bool) || setting.default.is_empty();
+        if !setting.has_effect {
+            text.push_str("# Checked and shown for tools; it has no effect.\n");
+        }
+        let bare = matches!(setting.kind, Kind::Integer { .. } | Kind::Double { .. } | Kind::Bool);
+        let quoted = !bare || setting.default.is_empty();
         let quote = if quoted { "\"" } else { "" };
         let _ = writeln!(text, "#\"{}\" = {quote}{}{quote}", setting.name, setting.default);
     }
@@ -899,22 +761,31 @@ fn check(setting: &Setting, value: &str) -> Result<(), String> {
     if value.is_empty() && setting.default.is_empty() {
         return Ok(());
     }
-    match setting.kind {
-        Kind::Bool if value == "true" || value == "false" => Ok(()),
-        Kind::Bool => Err("it takes true or false".to_owned()),
-        Kind::Integer { min, max } => match value.parse::<i64>() {
-            Ok(number) if (min..=max).contains(&number) => Ok(()),
-            Ok(_) if max == i64::MAX => Err(format!("it takes a number of at least {min}")),
-            Ok(_) => Err(format!("it takes a number from {min} to {max}")),
-            Err(_) => Err("it takes a whole number without a unit".to_owned()),
-        },
-        Kind::OneOf(words) if words.contains(&value) => Ok(()),
-        Kind::OneOf(words) => match did_you_mean(value, words.iter().copied()) {
-            Some(word) => Err(format!("it takes one of {}; did you mean '{word}'?", words.join(", "))),
-            None => Err(format!("it takes one of {}", words.join(", "))),
-        },
-        Kind::Text | Kind::List => Ok(()),
-    }
+    let number = value.parse::<i64>();
+    let taken = match (setting.topic, setting.kind) {
+        (Some(topic), _) => topic.check(value).is_ok(),
+        (None, Kind::Bool) => matches!(value, "true" | "false"),
+        (None, Kind::Integer { min, max }) => {
+            number.as_ref().is_ok_and(|number| (min..=max).contains(number))
+        }
+        (None, Kind::OneOf(words)) => words.contains(&value),
+        (None, Kind::Double { .. } | Kind::Text | Kind::List) => true,
+    };
+    let takes = match (setting.topic, setting.kind) {
+        _ if taken => return Ok(()),
+        (_, Kind::Integer { .. }) if number.is_err() => "a whole number without a unit".to_owned(),
+        (_, Kind::OneOf(words)) => {
+            let suggestion = closest(value, words.iter().copied());
+            let suggestion = suggestion.map(|word| format!("; did you mean '{word}'?")).unwrap_or_default();
+            format!("one of {}{suggestion}", words.join(", "))
+        }
+        (Some(topic), _) => topic.expected(),
+        (None, Kind::Bool) => "true or false".to_owned(),
+        (None, Kind::Integer { min, max: i64::MAX }) => format!("a number of at least {min}"),
+        (None, Kind::Integer { min, max }) => format!("a number from {min} to {max}"),
+        (None, Kind::Double { .. } | Kind::Text | Kind::List) => unreachable!("every text is taken"),
+    };
+    Err(format!("it takes {takes}"))
 }
 
 /// Flattens a TOML document to (dotted name, value): `log.retention.ms = 1`, `"log.retention.ms" = 1` and a table
@@ -995,7 +866,7 @@ fn expand(text: &str, environment: &BTreeMap<String, String>) -> Result<String, 
     Ok(out)
 }
 
-fn listeners(values: &BTreeMap<&'static str, (String, Origin)>) -> Result<Vec<Listener>, ConfigError> {
+fn listeners(values: &Values) -> Result<Vec<Listener>, ConfigError> {
     let parse = |setting: &'static str| -> Result<Vec<(String, String, u16)>, ConfigError> {
         let (text, origin) = &values[setting];
         let mut parsed: Vec<(String, String, u16)> = Vec::new();
@@ -1083,21 +954,6 @@ impl Listener {
     }
 }
 
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1180,6 +1036,9 @@ mod tests {
             ("wal.file.bytes", "64MiB", "without a unit"),
             ("delete.topic.enable", "yes", "true or false"),
             ("compression.type", "zst", "did you mean 'zstd'?"),
+            ("log.cleanup.policy", "bogus", "any of compact, delete"),
+            ("log.cleaner.min.cleanable.ratio", "abc", "a number from 0 to 1"),
+            ("compression.gzip.level", "0", "from 1 to 9, or -1"),
             ("listeners", "PLAINTEXT://localhost", "HOST:PORT"),
             ("listeners", "A://h:1,A://h:2", "twice"),
             ("advertised.listeners", "OTHER://h:1", "not among the listeners"),
@@ -1207,8 +1066,8 @@ mod tests {
             ..Sources::default()
         };
         let config = Config::load(&sources).unwrap();
-        assert_eq!(config.topic_defaults()["retention.ms"], "5");
-        assert_eq!(config.topic_defaults()["segment.bytes"], "1048576");
+        assert_eq!(config.log_defaults.retention_ms, Some(5));
+        assert_eq!(config.log_defaults.segment_bytes, 1_048_576);
         assert_eq!(config.rack.as_deref(), Some("none-z"));
         assert_eq!(config.listeners.len(), 2);
         let missing = Sources { file: Some(path), ..Sources::default() };
@@ -1219,13 +1078,13 @@ mod tests {
 
     #[test]
     fn retention_in_milliseconds_beats_minutes_beats_hours() {
-        let retention =
-            |set: &[(&str, &str)]| Config::with(set).unwrap().topic_defaults()["retention.ms"].clone();
-        assert_eq!(retention(&[]), "604800000");
-        assert_eq!(retention(&[("log.retention.hours", "1")]), "3600000");
-        assert_eq!(retention(&[("log.retention.hours", "1"), ("log.retention.minutes", "1")]), "60000");
-        assert_eq!(retention(&[("log.retention.minutes", "1"), ("log.retention.ms", "1")]), "1");
-        assert_eq!(retention(&[("log.retention.minutes", "-1")]), "-1");
+        let retention = |set: &[(&str, &str)]| Config::with(set).unwrap().log_defaults.retention_ms;
+        assert_eq!(retention(&[]), Some(604_800_000));
+        assert_eq!(retention(&[("log.retention.hours", "1")]), Some(3_600_000));
+        assert_eq!(retention(&[("log.retention.hours", "1"), ("log.retention.minutes", "1")]), Some(60_000));
+        assert_eq!(retention(&[("log.retention.minutes", "1"), ("log.retention.ms", "1")]), Some(1));
+        assert_eq!(retention(&[("log.retention.minutes", "-1")]), None);
+        assert_eq!(Config::with(&[("log.roll.hours", "2")]).unwrap().log_defaults.segment_ms, 7_200_000);
     }
 
     #[test]
@@ -1234,12 +1093,25 @@ mod tests {
         for setting in SETTINGS {
             let config = Config::with(&[(setting.name, &format!(" {}\t", setting.default))]).unwrap();
             assert_eq!(config.values[setting.name].0, setting.default, "{}", setting.name);
-            assert_eq!(config.topic_defaults(), plain.topic_defaults(), "{}", setting.name);
+            assert_eq!(config.log_defaults, plain.log_defaults, "{}", setting.name);
         }
         let config =
             Config::with(&[("log.retention.hours", "24 "), ("metrics.partition.level", " all")]).unwrap();
-        assert_eq!(config.topic_defaults()["retention.ms"], "86400000");
+        assert_eq!(config.log_defaults.retention_ms, Some(86_400_000));
         assert_eq!(config.metrics_partition_level, PartitionLevel::All);
+    }
+
+    #[test]
+    fn topics_get_the_defaults_that_are_written_here() {
+        assert_eq!(Config::with(&[]).unwrap().log_defaults, LogConfig::default());
+        let known = |name: &str| find(name).is_some();
+        for topic in TOPIC_SETTINGS.iter().filter(|topic| topic.has_effect) {
+            assert!(
+                topic.synonyms.iter().any(|(name, _)| known(name)) || topic.synonyms.is_empty(),
+                "{}",
+                topic.name
+            );
+        }
     }
 
     /// Proves: M1 (what is advertised is never a wildcard).

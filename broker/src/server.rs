@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use log_store::{config::LogConfig, disk::Disk};
+use log_store::disk::Disk;
 use replication::{Node, NodeOptions, metadata::BrokerInfo};
 use serde_json::json;
 use tokio::{
@@ -169,8 +169,7 @@ async fn serve(
         Some(address) => Some(admin_thread.serve(address, admin.clone()).await?),
         None => None,
     };
-    let log_defaults = log_defaults(&config)?;
-    let options = node_options(&config, disk, &clock, &endpoints, log_defaults.clone(), admin.clone());
+    let options = node_options(&config, disk, &clock, &endpoints, admin.clone());
     let node = Node::start(options)
         .await
         .with_context(|| format!("could not open the data directory {}", config.data_dir.display()))?;
@@ -179,15 +178,8 @@ async fn serve(
         admin: admin_address.map(|address| address.to_string()),
         node_id: config.node_id,
     };
-    let broker = Arc::new(Broker::new(
-        config,
-        clock.clone(),
-        Arc::clone(&node),
-        endpoints,
-        limits,
-        stopping,
-        log_defaults,
-    )?);
+    let broker =
+        Arc::new(Broker::new(config, clock.clone(), Arc::clone(&node), endpoints, limits, stopping)?);
     broker.coordinators.load(&broker);
     let mut accepting = Vec::new();
     for (index, (socket, _)) in sockets.into_iter().enumerate() {
@@ -242,17 +234,11 @@ async fn keep_retention(broker: Arc<Broker>) {
     }
 }
 
-fn log_defaults(config: &Config) -> anyhow::Result<LogConfig> {
-    LogConfig::from_settings(&config.topic_defaults(), &LogConfig::default())
-        .context("the defaults for topics do not fit together")
-}
-
 fn node_options(
     config: &Config,
     disk: Arc<dyn Disk>,
     clock: &Clock,
     endpoints: &[Endpoint],
-    log_defaults: LogConfig,
     admin: Admin,
 ) -> NodeOptions {
     let clock = clock.clone();
@@ -278,7 +264,7 @@ fn node_options(
                 .collect(),
             rack: config.rack.clone(),
         },
-        log_defaults,
+        log_defaults: config.log_defaults.clone(),
     }
 }
 

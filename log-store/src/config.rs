@@ -121,18 +121,21 @@ impl LogConfig {
     /// A value that the topic setting does not take; the error names the broker's setting.
     pub fn from_broker_settings(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         let mut config = Self::default();
+        let mut settings = BTreeMap::new();
         for setting in TOPIC_SETTINGS {
             let Some((synonym, value)) = setting.broker_value(&lookup) else { continue };
             setting.check(&value).map_err(|error| error.of(synonym))?;
             config.set(setting, value.trim());
+            settings.insert(setting.name.to_owned(), value);
         }
+        check_compaction_lags(&settings)?;
         Ok(config)
     }
 
     /// Takes over a value that was checked.
     fn set(&mut self, setting: &TopicSetting, value: &str) {
-        fn number<T: std::str::FromStr + Default>(value: &str) -> T {
-            value.parse().unwrap_or_default()
+        fn number<T: std::str::FromStr>(value: &str) -> T {
+            value.parse().unwrap_or_else(|_| unreachable!("'{value}' was checked to be such a number"))
         }
         match setting.name {
             "cleanup.policy" => {
@@ -145,7 +148,9 @@ impl LogConfig {
                 self.compression = match value {
                     "producer" => None,
                     "uncompressed" => Some(Codec::None),
-                    name => name.parse().ok(),
+                    name => Some(
+                        name.parse().unwrap_or_else(|_| unreachable!("'{name}' was checked to be a codec")),
+                    ),
                 };
             }
             "compression.gzip.level" => self.compression_gzip_level = number(value),
@@ -163,7 +168,7 @@ impl LogConfig {
                 };
             }
             "min.insync.replicas" => self.min_insync_replicas = number(value),
-            "retention.bytes" => self.retention_bytes = value.parse().ok(),
+            "retention.bytes" => self.retention_bytes = u64::try_from(number::<i64>(value)).ok(),
             "retention.ms" => self.retention_ms = Some(number(value)).filter(|retention| *retention >= 0),
             "segment.index.bytes" => self.segment_index_bytes = number(value),
             "segment.jitter.ms" => self.segment_jitter_ms = number(value),
@@ -619,12 +624,14 @@ fn check_compaction_lags(settings: &BTreeMap<String, String>) -> Result<(), Sett
     if min_ms > max_ms { Err(SettingError::CompactionLags { min_ms, max_ms }) } else { Ok(()) }
 }
 
-/// The candidate most like `name`, where one is like it at all.
-pub fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+/// The candidate most like `name`, where one is like it at all: at most a third of the longer one is mistyped.
+pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_ascii_lowercase();
     candidates
-        .map(|candidate| (distance(name, candidate), candidate))
+        .into_iter()
+        .map(|candidate| (distance(&lower, &candidate.to_ascii_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len().max(name.len()) / 3).clamp(1, 6))
         .min()
-        .filter(|(distance, _)| *distance <= 2.max(name.len() / 4))
         .map(|(_, candidate)| candidate)
 }
 
@@ -829,6 +836,19 @@ mod tests {
     }
 
     #[test]
+    fn only_what_is_near_is_suggested() {
+        for (given, candidates, suggested) in [
+            ("retention.sm", &["retention.ms", "segment.ms"][..], Some("retention.ms")),
+            ("ordres", &["orders", "payments"], Some("orders")),
+            ("ZST", &["lz4", "zstd"], Some("zstd")),
+            ("on", &["all", "off"], None),
+            ("zzz", &["orders", "payments"], None),
+        ] {
+            assert_eq!(closest(given, candidates.iter().copied()), suggested, "{given}");
+        }
+    }
+
+    #[test]
     fn of_the_brokers_synonyms_the_strongest_that_is_set_counts() {
         let retention = |settings: &[(&str, &str)]| broker(settings).unwrap().retention_ms;
         let hours = ("log.retention.hours", "2");
@@ -842,6 +862,8 @@ mod tests {
         assert_eq!(broker(&[("message.max.bytes", "5000000")]).unwrap().max_message_bytes, 5_000_000);
         let error = broker(&[("log.retention.ms", "x")]).unwrap_err();
         assert!(error.to_string().contains("'log.retention.ms'"), "{error}");
+        let lags = [("log.cleaner.min.compaction.lag.ms", "5"), ("log.cleaner.max.compaction.lag.ms", "4")];
+        assert!(matches!(broker(&lags), Err(SettingError::CompactionLags { min_ms: 5, max_ms: 4 })));
         let own = from(&[("retention.ms", "9")]).unwrap();
         assert_eq!(own.retention_ms, Some(9));
     }

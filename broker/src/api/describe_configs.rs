@@ -210,6 +210,7 @@ fn broker_entries(broker: &Broker, keys: Option<&HashSet<&str>>) -> Vec<ConfigEn
                     Kind::Text | Kind::OneOf(_) => 2,
                     Kind::Integer { max, .. } if max <= i64::from(i32::MAX) => 3,
                     Kind::Integer { .. } => 5,
+                    Kind::Double { .. } => 6,
                     Kind::List => 7,
                 },
                 documentation: setting.meaning,

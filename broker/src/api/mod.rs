@@ -11,7 +11,6 @@
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use log_store::config::LogConfig;
 use replication::{CompletionQueue, Node};
 
 use crate::{
@@ -198,11 +197,10 @@ impl Broker {
         endpoints: Vec<Endpoint>,
         limits: Limits,
         stopping: Arc<Stopping>,
-        log_defaults: LogConfig,
     ) -> prometheus::Result<Self> {
         let names: Vec<&'static str> = APIS.iter().map(|api| api.name).collect();
         Ok(Self {
-            partitions: Partitions::new(Arc::clone(&node), config.node_id, log_defaults),
+            partitions: Partitions::new(Arc::clone(&node), config.node_id, config.log_defaults.clone()),
             metrics: Metrics::new(&names)?,
             budget: Budget::new(config.queued_max_bytes),
             coordinators: Coordinators::default(),

@@ -143,36 +143,6 @@ pub(crate) fn exit_of(failures: &[Failure]) -> Exit {
     }
 }
 
-/// The entry of `candidates` that `given` was most likely meant to be: at most a third of it mistyped.
-pub(crate) fn did_you_mean<'a>(
-    given: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let limit = given.chars().count().max(3) / 3;
-    candidates
-        .into_iter()
-        .map(|candidate| (distance(given, candidate), candidate))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's distance, in characters.
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (line, from) in left.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, to) in right.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(row[column] + 1).min(diagonal + 1);
-        }
-    }
-    row[right.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,12 +154,5 @@ mod tests {
         assert_eq!(exit_of(&[]), Exit::Success);
         assert_eq!(exit_of(&[missing.clone(), missing.clone()]), Exit::NotFound);
         assert_eq!(exit_of(&[missing, broken]), Exit::Failed);
-    }
-
-    #[test]
-    fn suggests_close_names_only() {
-        assert_eq!(did_you_mean("retention.sm", ["retention.ms", "segment.ms"]), Some("retention.ms"));
-        assert_eq!(did_you_mean("ordres", ["orders", "payments"]), Some("orders"));
-        assert_eq!(did_you_mean("zzz", ["orders", "payments"]), None);
     }
 }

@@ -7,8 +7,10 @@
 
 use std::path::{Path, PathBuf};
 
+use log_store::config::closest;
+
 use super::{
-    failure::{Failure, did_you_mean},
+    failure::Failure,
     output::{ColorChoice, OutputMode},
     time::parse_duration,
 };
@@ -215,7 +217,7 @@ fn known(key: &str, origin: &str) -> Result<&'static Key, Failure> {
     KEYS.into_iter().find(|known| known.name == key || known.alias == key).ok_or_else(|| {
         let failure = Failure::usage(key, format!("{origin}: unknown setting '{key}'"));
         let names = KEYS.iter().flat_map(|key| [key.name, key.alias]);
-        match did_you_mean(key, names) {
+        match closest(key, names) {
             Some(name) => failure.hint(format!("did you mean '{name}'?")),
             None => failure.hint(format!("one of {}", KEYS.map(|key| key.name).join(", "))),
         }
