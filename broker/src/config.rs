@@ -18,7 +18,11 @@ use std::{
     time::Duration,
 };
 
-use log_store::config::{LogConfig, SettingKind, TOPIC_SETTINGS, TopicSetting, closest};
+use log_store::{
+    config::{LogConfig, SettingKind, TOPIC_SETTINGS, TopicSetting, closest},
+    disk::DIRECT_ALIGNMENT,
+};
+use tracing_subscriber::EnvFilter;
 
 /// What values a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -153,7 +157,7 @@ pub const SETTINGS: &[Setting] = &[
         "wal.file.bytes",
         integer(1 << 20, 1 << 30),
         "67108864",
-        "Bytes of each of the up to eight files of the write-ahead log. A batch may not be larger than a quarter of it.",
+        "Bytes of each of the up to eight files of the write-ahead log, a multiple of 4096. A batch has to fit into one.",
     ),
     setting(
         "listeners",
@@ -171,7 +175,7 @@ pub const SETTINGS: &[Setting] = &[
         "listener.security.protocol.map",
         Kind::List,
         "PLAINTEXT:PLAINTEXT",
-        "Security protocol of each listener name, NAME:PROTOCOL; PLAINTEXT is the one there is.",
+        "Security protocol of each listener name but PLAINTEXT, NAME:PROTOCOL; PLAINTEXT is the one there is.",
     ),
     setting(
         "admin.listen",
@@ -643,6 +647,7 @@ impl Config {
         let flag = |name: &str| values[name].0 == "true";
         let int = |name: &str| i32::try_from(number(name)).unwrap_or(i32::MAX);
         let short = |name: &str| i16::try_from(number(name)).unwrap_or(i16::MAX);
+        check_rest(&values)?;
         let config = Self {
             node_id: int("node.id"),
             rack: optional("broker.rack"),
@@ -788,6 +793,44 @@ fn check(setting: &Setting, value: &str) -> Result<(), String> {
     Err(format!("it takes {takes}"))
 }
 
+/// What only looks at values as a whole can tell; nothing that is refused at a start is left, but for the system's.
+fn check_rest(values: &Values) -> Result<(), ConfigError> {
+    let refuse = |name: &'static str, reason: &str| {
+        Err(invalid(values, name, &values[name].0, format!("it takes {reason}")))
+    };
+    if values["log.dir"].0.is_empty() {
+        return refuse("log.dir", "the path of a directory");
+    }
+    if values["wal.file.bytes"].0.parse::<usize>().is_ok_and(|bytes| bytes % DIRECT_ALIGNMENT != 0) {
+        return refuse("wal.file.bytes", &format!("a multiple of {DIRECT_ALIGNMENT}"));
+    }
+    let admin = &values["admin.listen"].0;
+    let port = |address: &str| Some(address.rsplit_once(':')?.1.parse::<u16>().is_ok());
+    if !admin.is_empty() && port(admin) != Some(true) {
+        return refuse("admin.listen", "HOST:PORT, or nothing");
+    }
+    let level = &values["log.level"].0;
+    log_filter(level).map_err(|reason| invalid(values, "log.level", level, reason))?;
+    Ok(())
+}
+
+/// The filter that `log.level` stands for; openraft's own lines come only as errors unless it says otherwise.
+///
+/// # Errors
+/// What it takes instead.
+pub(crate) fn log_filter(level: &str) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    // A filter takes a word that is no level for the name of a module, and would log nothing else.
+    let is_level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+    let words = level.split(',').map(str::trim);
+    if let Some(word) = words.into_iter().find(|word| !is_level(word) && !word.contains(['=', '['])) {
+        let suggestion = closest(word, LEVELS).map(|level| format!("; did you mean '{level}'?"));
+        return Err(format!("'{word}' is none of {}{}", LEVELS.join(", "), suggestion.unwrap_or_default()));
+    }
+    let openraft = if level.contains("openraft") { "" } else { ",openraft=error" };
+    EnvFilter::try_new(format!("{level}{openraft}")).map_err(|error| format!("it is no log filter: {error}"))
+}
+
 /// Flattens a TOML document to (dotted name, value): `log.retention.ms = 1`, `"log.retention.ms" = 1` and a table
 /// `[log.retention]` all say the same.
 fn parse_file(
@@ -868,15 +911,9 @@ fn expand(text: &str, environment: &BTreeMap<String, String>) -> Result<String, 
 
 fn listeners(values: &Values) -> Result<Vec<Listener>, ConfigError> {
     let parse = |setting: &'static str| -> Result<Vec<(String, String, u16)>, ConfigError> {
-        let (text, origin) = &values[setting];
         let mut parsed: Vec<(String, String, u16)> = Vec::new();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            let fail = |reason: &str| ConfigError::Invalid {
-                origin: origin.clone(),
-                name: setting.to_owned(),
-                value: item.to_owned(),
-                reason: reason.to_owned(),
-            };
+        for item in values[setting].0.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let fail = |reason: &str| invalid(values, setting, item, reason.to_owned());
             let (name, host, port) = parse_endpoint(item).map_err(fail)?;
             if parsed.iter().any(|(other, ..)| *other == name) {
                 return Err(fail("this listener name stands there twice"));
@@ -890,16 +927,21 @@ fn listeners(values: &Values) -> Result<Vec<Listener>, ConfigError> {
     if bound.is_empty() {
         return Err(ConfigError::Contradiction("listeners is empty: no client could connect".to_owned()));
     }
-    for item in
-        values["listener.security.protocol.map"].0.split(',').map(str::trim).filter(|item| !item.is_empty())
-    {
-        if !item.split_once(':').is_some_and(|(name, protocol)| !name.is_empty() && protocol == "PLAINTEXT") {
-            return Err(ConfigError::Invalid {
-                origin: values["listener.security.protocol.map"].1.clone(),
-                name: "listener.security.protocol.map".to_owned(),
-                value: item.to_owned(),
-                reason: "it takes NAME:PLAINTEXT".to_owned(),
-            });
+    let plaintext = plaintext_listeners(values)?;
+    for (at, (name, host, port)) in bound.iter().enumerate() {
+        if !plaintext.contains(name) {
+            return Err(invalid(
+                values,
+                "listeners",
+                name,
+                format!(
+                    "only PLAINTEXT is spoken here, and listener.security.protocol.map does not say that {name} is; \
+                     {name}:PLAINTEXT there serves it unencrypted"
+                ),
+            ));
+        }
+        if *port != 0 && bound[..at].iter().any(|(_, other, taken)| (other, taken) == (host, port)) {
+            return Err(invalid(values, "listeners", name, format!("{host}:{port} is another listener's")));
         }
     }
     let mut joined = Vec::new();
@@ -909,13 +951,12 @@ fn listeners(values: &Values) -> Result<Vec<Listener>, ConfigError> {
             Some((_, host, port)) => (host, port),
             None => (host.clone(), 0),
         };
-        if matches!(advertised_host.as_str(), "" | "0.0.0.0" | "::" | "[::]") {
+        let advertised_host = match advertised_host.as_str() {
             // A client cannot connect to "every address"; the host's own name is what Kafka tells, too.
-            let advertised_host = host_name().unwrap_or_else(|| "127.0.0.1".to_owned());
-            joined.push(Listener { name, host, port, advertised_host, advertised_port });
-        } else {
-            joined.push(Listener { name, host, port, advertised_host, advertised_port });
-        }
+            "" | "0.0.0.0" | "::" => host_name().unwrap_or_else(|| "127.0.0.1".to_owned()),
+            _ => advertised_host,
+        };
+        joined.push(Listener { name, host, port, advertised_host, advertised_port });
     }
     if let Some((name, ..)) = advertised.first() {
         return Err(ConfigError::Contradiction(format!(
@@ -923,6 +964,29 @@ fn listeners(values: &Values) -> Result<Vec<Listener>, ConfigError> {
         )));
     }
     Ok(joined)
+}
+
+/// Names of listeners that speak PLAINTEXT: the one of that name, and those that the map says.
+fn plaintext_listeners(values: &Values) -> Result<Vec<String>, ConfigError> {
+    const MAP: &str = "listener.security.protocol.map";
+    let mut names = vec!["PLAINTEXT".to_owned()];
+    for item in values[MAP].0.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        match item.split_once(':') {
+            Some((name, "PLAINTEXT")) if !name.is_empty() => names.push(name.to_ascii_uppercase()),
+            _ => return Err(invalid(values, MAP, item, "it takes NAME:PLAINTEXT".to_owned())),
+        }
+    }
+    Ok(names)
+}
+
+/// A value, or a part of one, that turned out to be wrong.
+fn invalid(values: &Values, name: &'static str, value: &str, reason: String) -> ConfigError {
+    ConfigError::Invalid {
+        origin: values[name].1.clone(),
+        name: name.to_owned(),
+        value: value.to_owned(),
+        reason,
+    }
 }
 
 /// Splits `NAME://HOST:PORT`; without `NAME://` the name is PLAINTEXT.
@@ -1041,12 +1105,34 @@ mod tests {
             ("compression.gzip.level", "0", "from 1 to 9, or -1"),
             ("listeners", "PLAINTEXT://localhost", "HOST:PORT"),
             ("listeners", "A://h:1,A://h:2", "twice"),
+            ("listeners", "SSL://h:1", "SSL:PLAINTEXT there serves it unencrypted"),
+            ("listeners", "SASL_SSL://h:1", "only PLAINTEXT is spoken here"),
+            ("listeners", "", "no client could connect"),
             ("advertised.listeners", "OTHER://h:1", "not among the listeners"),
             ("listener.security.protocol.map", "A:SSL", "NAME:PLAINTEXT"),
+            ("admin.listen", "localhost", "HOST:PORT"),
+            ("log.dir", "", "a directory"),
+            ("log.level", "verbose", "'verbose' is none of error, warn"),
+            ("log.level", "inf", "did you mean 'info'?"),
+            ("log.level", "info,alluvium=loud", "no log filter"),
+            ("wal.file.bytes", "1048577", "a multiple of 4096"),
             ("group.min.session.timeout.ms", "1800001", "above group.max"),
         ] {
             let error = Config::with(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(words), "{name}={value}: {error}");
+        }
+        for (set, words) in [
+            (
+                [("log.cleaner.min.compaction.lag.ms", "2"), ("log.cleaner.max.compaction.lag.ms", "1")],
+                "is above max.compaction.lag.ms",
+            ),
+            (
+                [("listener.security.protocol.map", "A:PLAINTEXT"), ("listeners", "A://h:1,PLAINTEXT://h:1")],
+                "h:1 is another listener's",
+            ),
+        ] {
+            let error = Config::with(&set).unwrap_err().to_string();
+            assert!(error.contains(words), "{set:?}: {error}");
         }
     }
 
@@ -1057,6 +1143,7 @@ mod tests {
         std::fs::write(
             &path,
             "\"log.retention.ms\" = 5\nlisteners = [\"PLAINTEXT://127.0.0.1:1\", \"B://127.0.0.1:2\"]\n\
+             listener.security.protocol.map = [\"b:PLAINTEXT\"]\n\
              broker.rack = \"${RACK:none}-${ZONE}\"\n[log.segment]\nbytes = 1048576\n",
         )
         .unwrap();
@@ -1120,6 +1207,7 @@ mod tests {
         let config = Config::with(&[
             ("listeners", "PLAINTEXT://0.0.0.0:9092,IN://127.0.0.1:0"),
             ("advertised.listeners", "IN://example.org:1"),
+            ("listener.security.protocol.map", "IN:PLAINTEXT"),
         ])
         .unwrap();
         assert!(!["0.0.0.0", "", "::"].contains(&config.listeners[0].advertised_host.as_str()));

@@ -26,12 +26,11 @@ use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
 };
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     api::{Broker, Endpoint},
     clock::{CORRECTION_INTERVAL, Clock, entropy},
-    config::Config,
+    config::{Config, log_filter},
     connection,
     ephemeral::Ephemeral,
     http::{self, Admin},
@@ -456,14 +455,9 @@ impl AdminThread {
     }
 }
 
-/// Log lines go to stderr, as text or as JSON; openraft's own only from warnings on.
+/// Log lines go to stderr, as text or as JSON.
 fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
-    let mut directives = config.log_level.clone();
-    if !directives.contains("openraft") {
-        directives.push_str(",openraft=error");
-    }
-    let filter = EnvFilter::try_new(&directives)
-        .with_context(|| format!("log.level = '{}' is no log filter", config.log_level))?;
+    let filter = log_filter(&config.log_level).map_err(anyhow::Error::msg)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = if config.log_json {
         builder.json().flatten_event(true).try_init()
