@@ -3,15 +3,16 @@
 //! ```text
 //! flag > --set key=value > ALLUVIUM_<KEY> > file > default
 //!
-//! file: the one named by -c, else the first of ./alluvium.toml, $XDG_CONFIG_HOME/alluvium/alluvium.toml,
-//!       /etc/alluvium/alluvium.toml that exists
+//! file: the one named by -c, else the first of config_files() that exists
 //! ```
 //! [`SETTINGS`] is the table from which everything else follows: the parser, the "did you mean", DescribeConfigs of
-//! broker resources, and `deploy/alluvium.toml`, which is [`annotated`] written out (a test keeps them equal).
-//! Nothing else of the broker reads the environment.
+//! broker resources, and `deploy/alluvium.toml`, which is [`annotated`] written out (a test keeps them equal). The same
+//! files may hold settings of the commands that talk to brokers, in the table `[client]`. Nothing else of the broker
+//! reads the environment.
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fmt::{self, Write as _},
     net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
@@ -360,6 +361,72 @@ pub const SETTINGS: &[Setting] = &[
     setting("log.format", Kind::OneOf(&["text", "json"]), "text", "How log lines look on stderr."),
 ];
 
+/// A setting of the commands that talk to brokers, in the order of precedence of those of the server: a flag of its
+/// name, `-X name=value`, a variable, the table `[client]` of a file, default.
+#[derive(Debug)]
+pub(crate) struct ClientSetting {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What Kafka or librdkafka calls it; taken as well.
+    pub(crate) alias: &'static str,
+    /// The default as one would write it.
+    pub(crate) default: &'static str,
+    /// What it does.
+    pub(crate) meaning: &'static str,
+    /// Its variable.
+    pub(crate) variable: &'static str,
+    /// Another variable that means the same.
+    pub(crate) variable_alias: Option<&'static str>,
+}
+
+/// `brokers`.
+pub(crate) const BROKERS: ClientSetting = ClientSetting {
+    name: "brokers",
+    alias: "bootstrap.servers",
+    default: "127.0.0.1:9092",
+    meaning: "Brokers to begin with, HOST:PORT separated by commas.",
+    variable: "ALLUVIUM_BROKERS",
+    variable_alias: Some("ALLUVIUM_BOOTSTRAP_SERVER"),
+};
+/// `output`.
+pub(crate) const OUTPUT: ClientSetting = ClientSetting {
+    name: "output",
+    alias: "output",
+    default: "table",
+    meaning: "How results are printed: table, wide, json, jsonl, csv or name.",
+    variable: "ALLUVIUM_OUTPUT",
+    variable_alias: None,
+};
+/// `color`.
+pub(crate) const COLOR: ClientSetting = ClientSetting {
+    name: "color",
+    alias: "color",
+    default: "auto",
+    meaning: "When to use colour: auto, always or never.",
+    variable: "ALLUVIUM_COLOR",
+    variable_alias: None,
+};
+/// `timeout`.
+pub(crate) const TIMEOUT: ClientSetting = ClientSetting {
+    name: "timeout",
+    alias: "request.timeout.ms",
+    default: "4s",
+    meaning: "How long a broker may take to answer, such as 500ms or 10s.",
+    variable: "ALLUVIUM_TIMEOUT",
+    variable_alias: None,
+};
+/// `client-id`.
+pub(crate) const CLIENT_ID: ClientSetting = ClientSetting {
+    name: "client-id",
+    alias: "client.id",
+    default: "alluvium-cli",
+    meaning: "The client id that brokers see.",
+    variable: "ALLUVIUM_CLIENT_ID",
+    variable_alias: None,
+};
+/// All of them.
+pub(crate) const CLIENT_SETTINGS: [&ClientSetting; 5] = [&BROKERS, &OUTPUT, &COLOR, &TIMEOUT, &CLIENT_ID];
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -423,6 +490,12 @@ pub enum ConfigError {
         /// The system's or the parser's word.
         reason: String,
     },
+    /// A variable of ours is no text.
+    #[error("environment variable {name}: its value is not UTF-8")]
+    NotUtf8 {
+        /// The variable.
+        name: String,
+    },
     /// Settings that contradict each other.
     #[error("{0}")]
     Contradiction(String),
@@ -439,23 +512,48 @@ pub struct Sources {
     pub flags: Vec<(&'static str, &'static str, String)>,
     /// Environment variables; [`Sources::from_environment`] takes the process's own.
     pub environment: BTreeMap<String, String>,
-    /// Folders in which `alluvium.toml` is looked for when `file` is none, first to last.
-    pub folders: Vec<PathBuf>,
+    /// Variables that stand for a setting under another name than its own, which beats them; in order.
+    pub variables: Vec<(&'static str, &'static str, String)>,
+    /// The files of which the first that exists is taken when `file` is none.
+    pub files: Vec<PathBuf>,
 }
 
 impl Sources {
-    /// The process's environment and the usual folders.
-    pub fn from_environment() -> Self {
-        let environment: BTreeMap<String, String> = std::env::vars().collect();
-        let mut folders = vec![PathBuf::from(".")];
-        if let Some(home) = environment.get("XDG_CONFIG_HOME").filter(|home| !home.is_empty()) {
-            folders.push(Path::new(home).join("alluvium"));
-        } else if let Some(home) = environment.get("HOME") {
-            folders.push(Path::new(home).join(".config/alluvium"));
-        }
-        folders.push(PathBuf::from("/etc/alluvium"));
-        Self { environment, folders, ..Self::default() }
+    /// The process's environment and the usual files.
+    ///
+    /// # Errors
+    /// [`ConfigError::NotUtf8`].
+    pub fn from_environment() -> Result<Self, ConfigError> {
+        Self::from_variables(std::env::vars_os())
     }
+
+    /// [`Sources::from_environment`] of these variables. Other programs' may be any bytes.
+    fn from_variables(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
+        let mut environment = BTreeMap::new();
+        for (name, value) in variables {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => _ = environment.insert(name, value),
+                (Ok(name), Err(_)) if name.starts_with("ALLUVIUM_") => {
+                    return Err(ConfigError::NotUtf8 { name });
+                }
+                _ => {}
+            }
+        }
+        let files = config_files(&|name| environment.get(name).cloned());
+        Ok(Self { environment, files, ..Self::default() })
+    }
+}
+
+/// The files that may hold settings, the first winning: in this directory, the user's, the machine's.
+pub(crate) fn config_files(env: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    // An empty or relative one is to be ignored, by the XDG base directory specification.
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let user = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
+    [Some(PathBuf::new()), user.map(|user| user.join("alluvium")), Some(PathBuf::from("/etc/alluvium"))]
+        .into_iter()
+        .flatten()
+        .map(|folder| folder.join("alluvium.toml"))
+        .collect()
 }
 
 /// A listener: a name, what it is bound to, and what clients are told.
@@ -599,9 +697,7 @@ impl Config {
         };
         let file = match &sources.file {
             Some(file) => Some(file.clone()),
-            None => {
-                sources.folders.iter().map(|folder| folder.join("alluvium.toml")).find(|path| path.is_file())
-            }
+            None => sources.files.iter().find(|path| path.is_file()).cloned(),
         };
         if let Some(path) = file {
             let text = std::fs::read_to_string(&path)
@@ -609,6 +705,9 @@ impl Config {
             for (name, value) in parse_file(&path, &text, &sources.environment)? {
                 put(&name, value, Origin::File(path.clone()))?;
             }
+        }
+        for (variable, name, value) in &sources.variables {
+            put(name, value.clone(), Origin::Environment((*variable).to_owned()))?;
         }
         for setting in SETTINGS {
             let variable = environment_name(setting.name);
@@ -710,7 +809,8 @@ pub fn annotated() -> String {
         "# Settings of `alluvium server`, under the names that Kafka gives them. Everything here is the default:\n\
          # take the # away from what you change. Precedence: flag, --set key=value, environment variable\n\
          # (log.retention.ms is ALLUVIUM_LOG_RETENTION_MS), this file, default. \"${NAME}\" and \"${NAME:default}\" inside a\n\
-         # text stand for an environment variable. A name that does not exist is an error.\n",
+         # text stand for an environment variable. A name that does not exist is an error. At the end, in [client], stand\n\
+         # the settings of the commands that talk to brokers.\n",
     );
     for setting in SETTINGS {
         text.push('\n');
@@ -740,6 +840,10 @@ pub fn annotated() -> String {
         let quoted = !bare || setting.default.is_empty();
         let quote = if quoted { "\"" } else { "" };
         let _ = writeln!(text, "#\"{}\" = {quote}{}{quote}", setting.name, setting.default);
+    }
+    text.push_str("\n#[client]\n");
+    for setting in CLIENT_SETTINGS {
+        let _ = writeln!(text, "\n# {}\n#\"{}\" = \"{}\"", setting.meaning, setting.name, setting.default);
     }
     text
 }
@@ -839,7 +943,9 @@ fn parse_file(
     environment: &BTreeMap<String, String>,
 ) -> Result<Vec<(String, String)>, ConfigError> {
     let fail = |reason: String| ConfigError::File { path: path.to_owned(), reason };
-    let document: toml::Table = text.parse().map_err(|error: toml::de::Error| fail(error.to_string()))?;
+    let mut document: toml::Table = text.parse().map_err(|error: toml::de::Error| fail(error.to_string()))?;
+    // That part is for the commands that talk to brokers.
+    document.remove("client");
     let mut flat = Vec::new();
     let mut open = vec![(String::new(), toml::Value::Table(document))];
     while let Some((name, value)) = open.pop() {
@@ -1061,7 +1167,7 @@ mod tests {
             "num.partitions = 2\nnode.id = 2\nbroker.rack = \"file\"\nlog.level = \"warn\"",
         )
         .unwrap();
-        let mut sources = Sources { folders: vec![folder.path().to_owned()], ..Sources::default() };
+        let mut sources = Sources { files: vec![folder.path().join("alluvium.toml")], ..Sources::default() };
         assert_eq!(Config::load(&sources).unwrap().num_partitions, 2);
         sources.environment = environment(&[
             ("ALLUVIUM_NUM_PARTITIONS", "3"),
@@ -1172,6 +1278,43 @@ mod tests {
         assert_eq!(retention(&[("log.retention.minutes", "1"), ("log.retention.ms", "1")]), Some(1));
         assert_eq!(retention(&[("log.retention.minutes", "-1")]), None);
         assert_eq!(Config::with(&[("log.roll.hours", "2")]).unwrap().log_defaults.segment_ms, 7_200_000);
+    }
+
+    #[test]
+    fn settings_of_clients_in_the_same_file_are_none_of_the_servers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("alluvium.toml");
+        std::fs::write(&path, "node.id = 7\n[client]\nbrokers = [\"a:1\"]\ntimeout = \"9s\"\n").unwrap();
+        let sources = Sources { files: vec![path], ..Sources::default() };
+        assert_eq!(Config::load(&sources).unwrap().node_id, 7);
+    }
+
+    #[test]
+    fn files_are_looked_for_in_the_usual_folders() {
+        let files = |pairs: &[(&str, &str)]| {
+            let environment = environment(pairs);
+            let files = config_files(&|name| environment.get(name).cloned());
+            files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let user = "alluvium.toml /home/u/.config/alluvium/alluvium.toml /etc/alluvium/alluvium.toml";
+        assert_eq!(files(&[("HOME", "/home/u")]), user);
+        assert_eq!(files(&[("HOME", "/home/u"), ("XDG_CONFIG_HOME", "")]), user);
+        assert_eq!(files(&[("HOME", "/home/u"), ("XDG_CONFIG_HOME", "relative")]), user);
+        let other = "alluvium.toml /x/alluvium/alluvium.toml /etc/alluvium/alluvium.toml";
+        assert_eq!(files(&[("HOME", "/home/u"), ("XDG_CONFIG_HOME", "/x")]), other);
+        assert_eq!(files(&[("HOME", "")]), "alluvium.toml /etc/alluvium/alluvium.toml");
+    }
+
+    #[test]
+    fn variables_that_are_no_text_only_matter_where_they_are_ours() {
+        use std::os::unix::ffi::OsStringExt;
+        let bytes = || OsString::from_vec(vec![b'x', 0xff]);
+        let others =
+            [("OTHER".into(), bytes()), (bytes(), "x".into()), ("ALLUVIUM_NODE_ID".into(), "3".into())];
+        let sources = Sources::from_variables(others.into_iter()).unwrap();
+        assert_eq!(sources.environment, environment(&[("ALLUVIUM_NODE_ID", "3")]));
+        let error = Sources::from_variables([("ALLUVIUM_LOG_DIR".into(), bytes())].into_iter()).unwrap_err();
+        assert_eq!(error.to_string(), "environment variable ALLUVIUM_LOG_DIR: its value is not UTF-8");
     }
 
     #[test]

@@ -14,38 +14,7 @@ use super::{
     output::{ColorChoice, OutputMode},
     time::parse_duration,
 };
-
-/// A setting: its key in `-X` and in files, Kafka's or librdkafka's name for it, its variable.
-struct Key {
-    name: &'static str,
-    alias: &'static str,
-    variable: &'static str,
-    variable_alias: &'static str,
-}
-
-const BROKERS: Key = Key {
-    name: "brokers",
-    alias: "bootstrap.servers",
-    variable: "ALLUVIUM_BROKERS",
-    variable_alias: "ALLUVIUM_BOOTSTRAP_SERVER",
-};
-const OUTPUT: Key =
-    Key { name: "output", alias: "output", variable: "ALLUVIUM_OUTPUT", variable_alias: "ALLUVIUM_OUTPUT" };
-const COLOR: Key =
-    Key { name: "color", alias: "color", variable: "ALLUVIUM_COLOR", variable_alias: "ALLUVIUM_COLOR" };
-const TIMEOUT: Key = Key {
-    name: "timeout",
-    alias: "request.timeout.ms",
-    variable: "ALLUVIUM_TIMEOUT",
-    variable_alias: "ALLUVIUM_TIMEOUT",
-};
-const CLIENT_ID: Key = Key {
-    name: "client-id",
-    alias: "client.id",
-    variable: "ALLUVIUM_CLIENT_ID",
-    variable_alias: "ALLUVIUM_CLIENT_ID",
-};
-const KEYS: [&Key; 5] = [&BROKERS, &OUTPUT, &COLOR, &TIMEOUT, &CLIENT_ID];
+use crate::config::{BROKERS, CLIENT_ID, CLIENT_SETTINGS, COLOR, ClientSetting, OUTPUT, TIMEOUT};
 
 /// Global flags, as given.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -98,18 +67,6 @@ impl Default for Settings {
     }
 }
 
-/// The files that may hold client settings, the first winning.
-pub(crate) fn config_files(env: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
-    let user = env("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env("HOME").map(|home| Path::new(&home).join(".config")))
-        .map(|directory| directory.join("alluvium/alluvium.toml"));
-    [Some(PathBuf::from("alluvium.toml")), user, Some(PathBuf::from("/etc/alluvium/alluvium.toml"))]
-        .into_iter()
-        .flatten()
-        .collect()
-}
-
 impl Settings {
     /// Gathers the settings from flags, environment and files.
     ///
@@ -128,7 +85,7 @@ impl Settings {
             given.push((known(key, &format!("-X {setting}"))?.name, value.to_owned()));
         }
         let tables = files.iter().map(|file| read_client_table(file)).collect::<Result<Vec<_>, _>>()?;
-        let find = |key: &Key, flag: Option<String>| -> Option<(String, String)> {
+        let find = |key: &ClientSetting, flag: Option<String>| -> Option<(String, String)> {
             let long = format!("--{}", key.name);
             flag.map(|value| (long, value))
                 .or_else(|| {
@@ -136,8 +93,9 @@ impl Settings {
                     Some((format!("-X {}", key.name), last.1.clone()))
                 })
                 .or_else(|| {
-                    [key.variable, key.variable_alias]
+                    [Some(key.variable), key.variable_alias]
                         .into_iter()
+                        .flatten()
                         .find_map(|name| env(name).map(|value| (name.to_owned(), value)))
                 })
                 .or_else(|| {
@@ -213,24 +171,31 @@ fn parse_brokers(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
-fn known(key: &str, origin: &str) -> Result<&'static Key, Failure> {
-    KEYS.into_iter().find(|known| known.name == key || known.alias == key).ok_or_else(|| {
+fn known(key: &str, origin: &str) -> Result<&'static ClientSetting, Failure> {
+    CLIENT_SETTINGS.into_iter().find(|known| known.name == key || known.alias == key).ok_or_else(|| {
         let failure = Failure::usage(key, format!("{origin}: unknown setting '{key}'"));
-        let names = KEYS.iter().flat_map(|key| [key.name, key.alias]);
+        let names = CLIENT_SETTINGS.iter().flat_map(|key| [key.name, key.alias]);
         match closest(key, names) {
             Some(name) => failure.hint(format!("did you mean '{name}'?")),
-            None => failure.hint(format!("one of {}", KEYS.map(|key| key.name).join(", "))),
+            None => failure.hint(format!("one of {}", CLIENT_SETTINGS.map(|key| key.name).join(", "))),
         }
     })
 }
 
-/// The table `[client]` of a file; empty where there is no file or no such table.
+/// The table `[client]` of a file that nobody named; empty where there is no file or no such table.
 fn read_client_table(file: &Path) -> Result<Vec<(&'static str, String)>, Failure> {
+    use std::io::ErrorKind;
     let name = file.display().to_string();
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Failure::usage(&name, format!("{name}: {error}"))),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => {
+            // It may be another user's (a server's settings are nobody else's business): said, and done without.
+            eprintln!("warning: {name} is left out: {error}");
+            return Ok(Vec::new());
+        }
     };
     let document: toml::Table =
         text.parse().map_err(|error| Failure::usage(&name, format!("{name}: {error}")))?;
@@ -287,6 +252,28 @@ mod tests {
         );
         assert_eq!(brokers(gather(&["--bootstrap-server", "[::1]:7"], &[], None)), "[::1]:7");
         assert_eq!(brokers(gather(&[], &[("ALLUVIUM_BOOTSTRAP_SERVER", "env:2")], None)), "env:2");
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_table() {
+        let file: String = CLIENT_SETTINGS
+            .iter()
+            .map(|setting| format!("{:?} = {:?}\n", setting.name, setting.default))
+            .collect();
+        assert_eq!(gather(&[], &[], Some(&format!("[client]\n{file}"))).unwrap(), Settings::default());
+        assert_eq!(gather(&[], &[], None).unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn a_file_of_a_server_is_no_error_and_what_cannot_be_read_is_left_out() {
+        let file = Some("log.retention.hours = 24\n[client]\nbrokers = \"file:1\"\n");
+        assert_eq!(gather(&[], &[], file).unwrap().brokers, ["file:1"]);
+        let only = GlobalArgs::default();
+        let directory = tempfile::tempdir().unwrap();
+        let through_a_file = Path::new("/dev/null/.config/alluvium/alluvium.toml").to_owned();
+        for path in [directory.path().to_owned(), through_a_file] {
+            assert_eq!(Settings::gather(&only, &fixed_env(&[]), &[path]).unwrap(), Settings::default());
+        }
     }
 
     #[test]
