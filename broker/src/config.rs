@@ -512,8 +512,9 @@ pub struct Sources {
     pub flags: Vec<(&'static str, &'static str, String)>,
     /// Environment variables; [`Sources::from_environment`] takes the process's own.
     pub environment: BTreeMap<String, String>,
-    /// Variables that stand for a setting under another name than its own, which beats them; in order.
-    pub variables: Vec<(&'static str, &'static str, String)>,
+    /// Variables that stand for a setting under another name than its own, which beats them, in order: (variable,
+    /// setting, value).
+    pub variables: Vec<(String, &'static str, String)>,
     /// The files of which the first that exists is taken when `file` is none.
     pub files: Vec<PathBuf>,
 }
@@ -707,7 +708,7 @@ impl Config {
             }
         }
         for (variable, name, value) in &sources.variables {
-            put(name, value.clone(), Origin::Environment((*variable).to_owned()))?;
+            put(name, value.clone(), Origin::Environment(variable.clone()))?;
         }
         for setting in SETTINGS {
             let variable = environment_name(setting.name);

@@ -71,14 +71,13 @@ pub struct Addresses {
     pub node_id: i32,
 }
 
-/// Runs a server until it is told to stop by SIGTERM or SIGINT; returns the exit code.
+/// Runs a server until it is told to stop by SIGTERM or SIGINT.
 ///
 /// # Errors
 /// It could not start.
-pub fn run(options: ServerOptions) -> anyhow::Result<u8> {
+pub fn run(options: ServerOptions) -> anyhow::Result<()> {
     log_to_stderr(&options.config)?;
-    run_until(options, None, |_| {})?;
-    Ok(0)
+    run_until(options, None, |_| {})
 }
 
 /// Runs a server until `stop` completes (or a signal comes, where it is none); calls `ready` once it serves. For

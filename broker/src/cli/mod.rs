@@ -36,12 +36,12 @@ use std::{ffi::OsString, future::Future, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::clock::Clock;
+use crate::{clock::Clock, config::config_files};
 
 use self::{
     failure::{CommandError, Exit, Failure},
     output::{OutputMode, Terminal, process_env},
-    settings::{GlobalArgs, Settings, config_files},
+    settings::{GlobalArgs, Settings},
 };
 
 /// A Kafka-compatible commit log: broker, client and tools in one program.
@@ -56,7 +56,8 @@ struct Arguments {
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 something failed, 2 malformed command line or input, 3 no such topic or \
                           group, 4 no broker answered in time, 5 denied, 6 over a threshold, 130 interrupted.\n\
-                          Each long option may also be given as a variable: ALLUVIUM_BROKERS for --brokers.";
+                          Each long option may also be given as a variable, such as ALLUVIUM_BROKERS for --brokers, but for --port, \
+                          lists of partitions and pairs of KEY=VALUE; each setting of a server has its own.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -109,25 +110,47 @@ pub(crate) fn main() -> ExitCode {
 
 /// The command line as clap knows it, each long option with its variable.
 fn command_line() -> clap::Command {
-    with_variables(Arguments::command(), true)
+    with_variables(Arguments::command())
 }
 
-/// Gives each option its variable, but for those whose precedence [`Settings`] and the server's configuration settle.
-fn with_variables(command: clap::Command, root: bool) -> clap::Command {
-    if command.get_name() == "server" {
-        return command;
+/// Options, and how their values look, that have no variable: what they mean in one command would be nonsense in another,
+/// and `ALLUVIUM_PORT` is what Kubernetes tells every pod beside a service of our name (`tcp://10.0.0.1:9092`).
+const WITHOUT_VARIABLE: [(&str, &str); 4] =
+    [("set", "KEY=VALUE"), ("config", "KEY=VALUE"), ("partitions", "N,.."), ("port", "PORT")];
+
+/// The variable of a long option.
+fn variable(long: &str) -> String {
+    format!("ALLUVIUM_{}", long.replace('-', "_").to_uppercase())
+}
+
+/// Whether an option's variable is left to clap: that of some is read by [`Settings`] and the server's configuration, which
+/// know what beats it.
+fn has_variable(command: &clap::Command, arg: &clap::Arg) -> bool {
+    let Some(long) = arg.get_long() else { return false };
+    let name = arg.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str());
+    let settled =
+        command.get_name() == "server" && server::SETTING_FLAGS.iter().any(|(flag, _)| *flag == long);
+    !settled
+        && !arg.is_hide_set()
+        && !arg.is_global_set()
+        && !matches!(long, "help" | "version")
+        && !WITHOUT_VARIABLE.contains(&(long, name))
+}
+
+/// Gives each option its variable.
+fn with_variables(mut command: clap::Command) -> clap::Command {
+    let own: Vec<clap::Id> = command
+        .get_arguments()
+        .filter(|arg| has_variable(&command, arg))
+        .map(|arg| arg.get_id().clone())
+        .collect();
+    for id in own {
+        command = command.mut_arg(id, |arg| {
+            let variable = variable(arg.get_long().unwrap_or_default());
+            arg.env(variable).hide_env(true)
+        });
     }
-    let command = match root {
-        true => command,
-        false => command.mut_args(|arg| match arg.get_long() {
-            Some(long) if !matches!(long, "help" | "version") => {
-                let variable = format!("ALLUVIUM_{}", long.replace('-', "_").to_uppercase());
-                arg.env(variable).hide_env(true)
-            }
-            _ => arg,
-        }),
-    };
-    command.mut_subcommands(|command| with_variables(command, false))
+    command.mut_subcommands(with_variables)
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
@@ -142,7 +165,12 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             return if error.use_stderr() { Exit::Usage } else { Exit::Success };
         }
     };
-    let settings = match Settings::gather(&parsed.global, &process_env, &config_files(&process_env)) {
+    // What a server does is said by its own configuration alone.
+    let files = match parsed.command {
+        Command::Server(_) => Vec::new(),
+        _ => config_files(&process_env),
+    };
+    let settings = match Settings::gather(&parsed.global, &process_env, &files) {
         Ok(settings) => settings,
         Err(failure) => {
             let terminal = Terminal::new(OutputMode::Table, Default::default(), &process_env);
@@ -240,21 +268,67 @@ mod tests {
         );
     }
 
+    /// All options of all commands: (command, option).
+    fn options() -> Vec<(String, clap::Arg)> {
+        fn walk(command: &clap::Command, path: &str, options: &mut Vec<(String, clap::Arg)>) {
+            let path = format!("{path} {}", command.get_name());
+            let own = command.get_arguments().filter(|arg| !arg.is_global_set() && arg.get_long().is_some());
+            options.extend(own.map(|arg| (path.clone(), arg.clone())));
+            command.get_subcommands().for_each(|command| walk(command, &path, options));
+        }
+        let mut options = Vec::new();
+        walk(&command_line(), "", &mut options);
+        options.retain(|(_, arg)| {
+            !arg.is_hide_set() && !matches!(arg.get_long(), Some("help" | "version") | None)
+        });
+        options
+    }
+
+    fn value_name(arg: &clap::Arg) -> Option<String> {
+        arg.get_action().takes_values().then(|| format!("{:?}", arg.get_value_names()))
+    }
+
     #[test]
     fn each_long_option_has_a_variable() {
-        fn check(command: &clap::Command) {
-            for arg in command.get_arguments() {
-                let settled = command.get_name() == "server" || arg.is_global_set();
-                if let Some(long) = arg.get_long()
-                    && !settled
-                    && !matches!(long, "help" | "version")
-                {
-                    let wanted = format!("ALLUVIUM_{}", long.replace('-', "_").to_uppercase());
-                    assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(wanted.as_str()));
-                }
-            }
-            command.get_subcommands().for_each(check);
+        for (command, arg) in options() {
+            let long = arg.get_long().unwrap();
+            let settled =
+                command.ends_with(" server") && server::SETTING_FLAGS.iter().any(|(flag, _)| *flag == long);
+            let without = WITHOUT_VARIABLE.iter().any(|(name, value)| {
+                *name == long && value_name(&arg).is_some_and(|names| names.contains(value))
+            });
+            let wanted = (!settled && !without).then(|| variable(long));
+            assert_eq!(arg.get_env().and_then(|name| name.to_str()), wanted.as_deref(), "{command} --{long}");
         }
-        command_line().get_subcommands().for_each(check);
+        let globals = command_line();
+        for arg in globals.get_arguments().filter(|arg| arg.is_global_set()) {
+            if let Some(long) = arg.get_long() {
+                let known = crate::config::CLIENT_SETTINGS.iter().find(|setting| setting.name == long);
+                assert_eq!(known.unwrap().variable, variable(long));
+            }
+        }
+    }
+
+    #[test]
+    fn options_of_different_meaning_share_no_variable() {
+        let setting_of = || Some("a setting".to_owned());
+        let mut taken: std::collections::BTreeMap<String, (String, Option<String>)> = crate::config::SETTINGS
+            .iter()
+            .map(|setting| {
+                (crate::config::environment_name(setting.name), (setting.name.to_owned(), setting_of()))
+            })
+            .chain(
+                crate::config::CLIENT_SETTINGS
+                    .iter()
+                    .map(|setting| (setting.variable.to_owned(), (setting.name.to_owned(), setting_of()))),
+            )
+            .collect();
+        for (command, arg) in options() {
+            let Some(variable) = arg.get_env().and_then(|name| name.to_str()) else { continue };
+            let names = value_name(&arg);
+            let (other, known) =
+                taken.entry(variable.to_owned()).or_insert_with(|| (command.clone(), names.clone()));
+            assert_eq!(*known, names, "{variable} means one thing to {other} and another to {command}");
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! `alluvium server`: the flags of a broker, turned into its configuration.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use log_store::disk::{
     RealDisk,
@@ -8,11 +12,12 @@ use log_store::disk::{
 };
 
 use super::{
-    failure::{Exit, Failure},
+    failure::{CommandError, Exit, Failure},
     output::Terminal,
+    variable,
 };
 use crate::{
-    config::{Config, ConfigError, Sources},
+    config::{Config, ConfigError, Sources, environment_name},
     server::{self, ServerOptions},
 };
 
@@ -22,11 +27,11 @@ use crate::{
 pub(super) struct ServerArgs {
     /// Configuration file [default: the first of ./alluvium.toml, ~/.config/alluvium/alluvium.toml,
     /// /etc/alluvium/alluvium.toml that exists]
-    #[arg(short, long, value_name = "FILE", env = "ALLUVIUM_CONFIG", hide_env = true)]
+    #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where the data is kept [default: ./alluvium-data]
     #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    data_dir: Option<String>,
     /// Number of this broker in the cluster [default: 1]
     #[arg(long, value_name = "N")]
     node_id: Option<String>,
@@ -37,13 +42,13 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "NAME://HOST:PORT")]
     advertise: Vec<String>,
     /// Listen on 127.0.0.1 at this port; 0 takes a free one
-    #[arg(long, value_name = "PORT", conflicts_with = "listen")]
+    #[arg(long, value_name = "PORT")]
     port: Option<u16>,
     /// Where /metrics, /livez, /readyz and /healthz are served; empty for nowhere [default: 127.0.0.1:9644]
     #[arg(long, value_name = "HOST:PORT")]
     admin_listen: Option<String>,
     /// Keep the data in a temporary directory and remove it at the end; ports default to free ones
-    #[arg(long, conflicts_with = "data_dir")]
+    #[arg(long)]
     ephemeral: bool,
     /// Print one line on stdout once clients can connect
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -65,28 +70,30 @@ enum ReadyFormat {
     Json,
 }
 
-/// Variables named after a flag whose setting has another name.
-const FLAG_VARIABLES: [(&str, &str); 5] = [
-    ("ALLUVIUM_DATA_DIR", "ALLUVIUM_LOG_DIR"),
-    ("ALLUVIUM_LISTEN", "ALLUVIUM_LISTENERS"),
-    ("ALLUVIUM_ADVERTISE", "ALLUVIUM_ADVERTISED_LISTENERS"),
-    ("ALLUVIUM_ADMIN_LISTEN", "ALLUVIUM_ADMIN_LISTEN"),
-    ("ALLUVIUM_NODE_ID", "ALLUVIUM_NODE_ID"),
+/// Flags that stand for a setting, which alone says what beats their variables.
+pub(super) const SETTING_FLAGS: [(&str, &str); 5] = [
+    ("data-dir", "log.dir"),
+    ("node-id", "node.id"),
+    ("listen", "listeners"),
+    ("advertise", "advertised.listeners"),
+    ("admin-listen", "admin.listen"),
 ];
 
 pub(super) fn run(arguments: ServerArgs, terminal: &Terminal) -> Exit {
-    let config = match load(&arguments) {
-        Ok(config) => config,
-        Err(failure) => {
-            terminal.complain(&failure);
-            return failure.exit();
-        }
-    };
+    match start(arguments) {
+        Ok(()) => Exit::Success,
+        Err(error) => terminal.end("server", &error),
+    }
+}
+
+fn start(arguments: ServerArgs) -> Result<(), CommandError> {
+    let config = load(&arguments, Sources::from_environment().map_err(|error| refuse(&error))?)?;
     if arguments.check_config {
+        let mut out = io::stdout().lock();
         for (name, (value, origin)) in &config.values {
-            println!("{name} = {value:?}  # {origin}");
+            writeln!(out, "{name} = {value:?}  # {origin}")?;
         }
-        return Exit::Success;
+        return Ok(out.flush()?);
     }
     let options = ServerOptions {
         config,
@@ -98,21 +105,24 @@ pub(super) fn run(arguments: ServerArgs, terminal: &Terminal) -> Exit {
             None => Arc::new(RealDisk),
         },
     };
-    match server::run(options) {
-        Ok(0) => Exit::Success,
-        Ok(_) => Exit::Failed,
-        Err(error) => {
-            terminal.complain(&Failure::local(Exit::Failed, "SERVER", "server", format!("{error:#}")));
-            Exit::Failed
-        }
-    }
+    server::run(options)
+        .map_err(|error| Failure::local(Exit::Failed, "SERVER", "server", format!("{error:#}")).into())
 }
 
-fn load(arguments: &ServerArgs) -> Result<Config, Failure> {
-    let mut sources = Sources::from_environment();
-    for (flag, setting) in FLAG_VARIABLES {
-        if let Some(value) = sources.environment.get(flag).cloned() {
-            sources.environment.entry(setting.to_owned()).or_insert(value);
+/// The configuration by flags and `sources`.
+fn load(arguments: &ServerArgs, mut sources: Sources) -> Result<Config, Failure> {
+    for (one, other, both) in [
+        ("--ephemeral", "--data-dir", arguments.ephemeral && arguments.data_dir.is_some()),
+        ("--port", "--listen", arguments.port.is_some() && !arguments.listen.is_empty()),
+    ] {
+        if both {
+            return Err(Failure::usage(one, format!("{one} and {other} exclude each other")));
+        }
+    }
+    for (flag, setting) in SETTING_FLAGS {
+        let variable = variable(flag);
+        if let Some(value) = sources.environment.get(&variable).cloned() {
+            sources.variables.push((variable, setting, value));
         }
     }
     sources.file.clone_from(&arguments.config);
@@ -132,24 +142,25 @@ fn load(arguments: &ServerArgs) -> Result<Config, Failure> {
             sources.flags.push((name, setting, value));
         }
     };
-    flag("--data-dir", "log.dir", arguments.data_dir.as_ref().map(|path| path.display().to_string()));
+    let list = |items: &[String]| (!items.is_empty()).then(|| items.join(","));
+    flag("--data-dir", "log.dir", arguments.data_dir.clone());
     flag("--node-id", "node.id", arguments.node_id.clone());
-    flag("--listen", "listeners", (!arguments.listen.is_empty()).then(|| arguments.listen.join(",")));
+    flag("--listen", "listeners", list(&arguments.listen));
     flag("--port", "listeners", arguments.port.map(|port| format!("PLAINTEXT://127.0.0.1:{port}")));
-    flag(
-        "--advertise",
-        "advertised.listeners",
-        (!arguments.advertise.is_empty()).then(|| arguments.advertise.join(",")),
-    );
+    flag("--advertise", "advertised.listeners", list(&arguments.advertise));
     flag("--admin-listen", "admin.listen", arguments.admin_listen.clone());
     Config::load(&sources).map_err(|error| refuse(&error))
 }
 
 /// Where `--ephemeral` listens, unless a variable or `--set` says otherwise: any number may run at once.
 fn ephemeral_defaults(sources: &Sources) -> Vec<(String, String)> {
+    let by_variable = |name: &str| {
+        sources.environment.contains_key(&environment_name(name))
+            || sources.variables.iter().any(|(_, setting, _)| *setting == name)
+    };
     [("listeners", "PLAINTEXT://127.0.0.1:0"), ("admin.listen", "127.0.0.1:0")]
         .into_iter()
-        .filter(|(name, _)| !sources.environment.contains_key(&crate::config::environment_name(name)))
+        .filter(|(name, _)| !by_variable(name))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }
@@ -159,5 +170,61 @@ fn refuse(error: &ConfigError) -> Failure {
     match error {
         ConfigError::Unknown { .. } => failure.hint("deploy/alluvium.toml lists every setting"),
         _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn loaded(flags: &[&str], environment: &[(&str, &str)]) -> Result<Config, Failure> {
+        #[derive(Parser)]
+        struct Only {
+            #[command(flatten)]
+            server: ServerArgs,
+        }
+        let only = Only::try_parse_from(["alluvium"].iter().chain(flags)).unwrap();
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        load(&only.server, Sources { environment, ..Sources::default() })
+    }
+
+    #[test]
+    fn each_flag_of_a_setting_has_a_variable_that_set_beats() {
+        for (flag, setting) in SETTING_FLAGS {
+            let (value, other) = match setting {
+                "node.id" => ("7", "8"),
+                "log.dir" => ("/a", "/b"),
+                _ => ("127.0.0.1:9999", "127.0.0.1:1"),
+            };
+            let name = variable(flag);
+            let config = loaded(&[], &[(&name, value)]).unwrap();
+            let (given, origin) = &config.values[setting];
+            assert!(given.ends_with(value), "{flag}: {given}");
+            assert_eq!(origin.to_string(), format!("environment variable {name}"));
+            let config = loaded(&["--set", &format!("{setting}={other}")], &[(&name, value)]).unwrap();
+            assert_eq!(config.values[setting].0, other, "{flag}");
+            let own = environment_name(setting);
+            if own != name {
+                let config = loaded(&[], &[(&name, value), (&own, other)]).unwrap();
+                assert_eq!(config.values[setting].0, other, "{flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn ephemeral_takes_free_ports_unless_something_says_which() {
+        let port = |flags: &[&str], environment: &[(&str, &str)]| {
+            loaded(&[&["--ephemeral"], flags].concat(), environment).unwrap().listeners[0].port
+        };
+        assert_eq!(port(&[], &[]), 0);
+        let variable = [("ALLUVIUM_LISTEN", "127.0.0.1:2"), ("ALLUVIUM_PORT", "tcp://10.0.0.1:9092")];
+        assert_eq!(port(&[], &variable), 2);
+        assert_eq!(port(&["--set", "listeners=127.0.0.1:3"], &variable), 3);
+        assert_eq!(port(&["--port", "4"], &variable), 4);
+        let failure = loaded(&["--ephemeral", "--data-dir", "x"], &[]).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
     }
 }
