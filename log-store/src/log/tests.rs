@@ -722,5 +722,9 @@ fn appends_know_whether_a_segment_may_hold_zstd() {
     assert_eq!((may_hold(&node, 0), may_hold(&node, 1)), (false, true));
     node.flush(2, true);
     node.reopen();
-    assert_eq!((may_hold(&node, 0), may_hold(&node, 1)), (true, true), "nobody looked at what was there before");
+    assert_eq!(
+        (may_hold(&node, 0), may_hold(&node, 1)),
+        (true, true),
+        "nobody looked at what was there before"
+    );
 }
