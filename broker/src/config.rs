@@ -679,23 +679,7 @@ impl Config {
             .iter()
             .map(|setting| (setting.name, (setting.default.to_owned(), Origin::Default)))
             .collect();
-        let mut put = |name: &str, value: String, origin: Origin| -> Result<(), ConfigError> {
-            // Once and for all: what was checked is what is used.
-            let value = value.trim().to_owned();
-            let setting = find(name).ok_or_else(|| ConfigError::Unknown {
-                origin: origin.clone(),
-                name: name.to_owned(),
-                suggestion: closest(name, SETTINGS.iter().map(|setting| setting.name)),
-            })?;
-            check(setting, &value).map_err(|reason| ConfigError::Invalid {
-                origin: origin.clone(),
-                name: name.to_owned(),
-                value: value.clone(),
-                reason,
-            })?;
-            values.insert(setting.name, (value, origin));
-            Ok(())
-        };
+        let mut put = |name: &str, value: &str, origin: Origin| put(&mut values, name, value, origin);
         let file = match &sources.file {
             Some(file) => Some(file.clone()),
             None => sources.files.iter().find(|path| path.is_file()).cloned(),
@@ -704,23 +688,23 @@ impl Config {
             let text = std::fs::read_to_string(&path)
                 .map_err(|error| ConfigError::File { path: path.clone(), reason: error.to_string() })?;
             for (name, value) in parse_file(&path, &text, &sources.environment)? {
-                put(&name, value, Origin::File(path.clone()))?;
+                put(&name, &value, Origin::File(path.clone()))?;
             }
         }
         for (variable, name, value) in &sources.variables {
-            put(name, value.clone(), Origin::Environment(variable.clone()))?;
+            put(name, value, Origin::Environment(variable.clone()))?;
         }
         for setting in SETTINGS {
             let variable = environment_name(setting.name);
             if let Some(value) = sources.environment.get(&variable) {
-                put(setting.name, value.clone(), Origin::Environment(variable))?;
+                put(setting.name, value, Origin::Environment(variable))?;
             }
         }
         for (name, value) in &sources.set {
-            put(name, value.clone(), Origin::Set)?;
+            put(name, value, Origin::Set)?;
         }
         for (flag, name, value) in &sources.flags {
-            put(name, value.clone(), Origin::Flag(flag))?;
+            put(name, value, Origin::Flag(flag))?;
         }
         Self::from_values(values)
     }
@@ -734,6 +718,18 @@ impl Config {
             set: set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             ..Sources::default()
         })
+    }
+
+    /// The same with other values.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn change(self, changes: &[(&str, String)], origin: &Origin) -> Result<Self, ConfigError> {
+        let mut values = self.values;
+        for (name, value) in changes {
+            put(&mut values, name, value, origin.clone())?;
+        }
+        Self::from_values(values)
     }
 
     fn from_values(values: Values) -> Result<Self, ConfigError> {
@@ -864,6 +860,28 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Sets a value that its setting takes.
+fn put(values: &mut Values, name: &str, value: &str, origin: Origin) -> Result<(), ConfigError> {
+    // Once and for all: what was checked is what is used.
+    let value = value.trim();
+    let Some(setting) = find(name) else {
+        return Err(ConfigError::Unknown {
+            origin,
+            name: name.to_owned(),
+            suggestion: closest(name, SETTINGS.iter().map(|setting| setting.name)),
+        });
+    };
+    match check(setting, value) {
+        Ok(()) => {
+            values.insert(setting.name, (value.to_owned(), origin));
+            Ok(())
+        }
+        Err(reason) => {
+            Err(ConfigError::Invalid { origin, name: name.to_owned(), value: value.to_owned(), reason })
+        }
+    }
 }
 
 /// Whether a setting takes a value, which has no blanks around it.

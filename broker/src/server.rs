@@ -30,7 +30,7 @@ use tokio::{
 use crate::{
     api::{Broker, Endpoint},
     clock::{CORRECTION_INTERVAL, Clock, entropy},
-    config::{Config, log_filter},
+    config::{Config, Origin, log_filter},
     connection,
     ephemeral::Ephemeral,
     http::{self, Admin},
@@ -90,10 +90,13 @@ pub fn run_until(
     stop: Option<tokio::sync::oneshot::Receiver<()>>,
     ready: impl FnOnce(&Addresses),
 ) -> anyhow::Result<()> {
-    let ServerOptions { mut config, ephemeral, print_ready, temporary, disk } = options;
-    let ephemeral = match ephemeral {
-        true => Some(make_ephemeral(&mut config, &temporary)?),
-        false => None,
+    let ServerOptions { config, ephemeral, print_ready, temporary, disk } = options;
+    let (config, ephemeral) = match ephemeral {
+        true => {
+            let (config, ephemeral) = make_ephemeral(config, &temporary)?;
+            (config, Some(ephemeral))
+        }
+        false => (config, None),
     };
     let main = runtime::Builder::new_current_thread()
         .enable_all()
@@ -139,16 +142,21 @@ pub fn run_until(
     result
 }
 
-fn make_ephemeral(config: &mut Config, parent: &Path) -> anyhow::Result<Ephemeral> {
+fn make_ephemeral(config: Config, parent: &Path) -> anyhow::Result<(Config, Ephemeral)> {
     let ephemeral = Ephemeral::create(parent)
         .with_context(|| format!("could not make a temporary directory in {}", parent.display()))?;
-    config.data_dir = ephemeral.data_dir();
-    config.wal_dir = None;
-    config.wal_file_bytes = EPHEMERAL_WAL_FILE_BYTES;
-    if config.values["group.initial.rebalance.delay.ms"].1 == crate::config::Origin::Default {
-        config.group_initial_rebalance_delay = Duration::ZERO;
+    let data_dir = ephemeral.data_dir();
+    let data_dir = data_dir.to_str().with_context(|| format!("{} is not UTF-8", data_dir.display()))?;
+    let mut changes = vec![
+        ("log.dir", data_dir.to_owned()),
+        ("wal.dir", String::new()),
+        ("wal.file.bytes", EPHEMERAL_WAL_FILE_BYTES.to_string()),
+    ];
+    const DELAY: &str = "group.initial.rebalance.delay.ms";
+    if config.values[DELAY].1 == Origin::Default {
+        changes.push((DELAY, "0".to_owned()));
     }
-    Ok(ephemeral)
+    Ok((config.change(&changes, &Origin::Flag("--ephemeral"))?, ephemeral))
 }
 
 async fn serve(
@@ -464,4 +472,25 @@ fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
         builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
     };
     installed.map_err(|error| anyhow::anyhow!("could not set up logging: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_ephemeral_server_describes_is_in_force() {
+        let parent = tempfile::tempdir().unwrap();
+        let set = [("wal.dir", "/elsewhere"), ("num.partitions", "3")];
+        let (config, ephemeral) = make_ephemeral(Config::with(&set).unwrap(), parent.path()).unwrap();
+        assert_eq!(config.data_dir, ephemeral.data_dir());
+        assert_eq!(config.values["log.dir"].0, ephemeral.data_dir().display().to_string());
+        assert_eq!((config.wal_dir, config.wal_file_bytes), (None, EPHEMERAL_WAL_FILE_BYTES));
+        assert_eq!(config.values["wal.file.bytes"].0, EPHEMERAL_WAL_FILE_BYTES.to_string());
+        assert_eq!(config.group_initial_rebalance_delay, Duration::ZERO);
+        assert_eq!(config.values["num.partitions"], ("3".to_owned(), Origin::Set));
+        let own = Config::with(&[("group.initial.rebalance.delay.ms", "5")]).unwrap();
+        let (config, _ephemeral) = make_ephemeral(own, parent.path()).unwrap();
+        assert_eq!(config.values["group.initial.rebalance.delay.ms"], ("5".to_owned(), Origin::Set));
+    }
 }
