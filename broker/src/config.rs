@@ -189,7 +189,7 @@ pub const SETTINGS: &[Setting] = &[
         "default.replication.factor",
         integer(1, 32_767),
         "1",
-        "Replicas of a topic created without a number; never more than there are brokers.",
+        "Replicas of a topic created without a number; where there are fewer brokers, none is created (error 38).",
     ),
     setting(
         "auto.create.topics.enable",

@@ -47,6 +47,19 @@ pub(crate) fn creation_error(name: &str) -> Option<String> {
     name_error(name)
 }
 
+/// So many partitions with so many replicas each, spread over the brokers.
+///
+/// # Errors
+/// [`MetadataError::ReplicationFactor`].
+pub(crate) fn place(brokers: &[i32], partitions: i32, factor: i16) -> Result<Vec<Vec<i32>>, MetadataError> {
+    let factor = usize::try_from(factor).unwrap_or(0);
+    if factor > brokers.len() {
+        return Err(MetadataError::ReplicationFactor { factor, brokers: brokers.len() });
+    }
+    let replicas = |partition: usize| (0..factor).map(|n| brokers[(partition + n) % brokers.len()]).collect();
+    Ok((0..usize::try_from(partitions).unwrap_or(0)).map(replicas).collect())
+}
+
 /// How the offsets topic is made, as in Kafka.
 const CONSUMER_OFFSETS_CONFIGS: [(&str, &str); 3] =
     [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", "104857600")];
@@ -60,11 +73,14 @@ pub(crate) async fn create_with_defaults(
     broker: &Broker,
     name: &str,
 ) -> Result<Arc<TopicInfo>, MetadataError> {
-    let (partitions, configs) = if name == CONSUMER_OFFSETS {
-        (broker.config.offsets_topic_partitions, &CONSUMER_OFFSETS_CONFIGS[..])
+    let (partitions, factor, configs) = if name == CONSUMER_OFFSETS {
+        // Groups must work on one broker, too, whatever Kafka's default of three says.
+        (broker.config.offsets_topic_partitions, 1, &CONSUMER_OFFSETS_CONFIGS[..])
     } else {
-        (broker.config.num_partitions, &[][..])
+        (broker.config.num_partitions, broker.config.default_replication_factor, &[][..])
     };
+    let brokers: Vec<i32> = broker.node.metadata().brokers.keys().copied().collect();
+    let placed = place(&brokers, partitions, factor)?;
     let open = broker.node.partitions().len() as u64;
     broker
         .limits
@@ -72,11 +88,7 @@ pub(crate) async fn create_with_defaults(
         .map_err(MetadataError::Limit)?;
     let configs: BTreeMap<_, _> =
         configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let new = NewTopic {
-        name: name.to_owned(),
-        partitions: (0..partitions).map(|_| vec![broker.config.node_id]).collect(),
-        configs,
-    };
+    let new = NewTopic { name: name.to_owned(), partitions: placed, configs };
     match broker.node.create_topics(vec![new], false).await.pop() {
         Some(Err(MetadataError::TopicExists(name))) => match broker.node.metadata().topics.get(name.as_str())
         {
@@ -91,6 +103,13 @@ pub(crate) async fn create_with_defaults(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_are_spread_over_the_brokers_there_are() {
+        assert_eq!(place(&[4, 7], 3, 1).unwrap(), [[4], [7], [4]]);
+        assert_eq!(place(&[4, 7], 2, 2).unwrap(), [[4, 7], [7, 4]]);
+        assert!(matches!(place(&[4], 1, 2), Err(MetadataError::ReplicationFactor { factor: 2, brokers: 1 })));
+    }
 
     /// Proves: M3.
     #[test]

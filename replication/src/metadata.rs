@@ -92,6 +92,14 @@ pub enum MetadataError {
     /// No such topic.
     #[error("no such topic")]
     UnknownTopic,
+    /// More replicas than brokers.
+    #[error("replication factor {factor} is larger than the number of brokers, {brokers}")]
+    ReplicationFactor {
+        /// Replicas wanted.
+        factor: usize,
+        /// Brokers there are.
+        brokers: usize,
+    },
     /// The node could not hold it.
     #[error("{0}")]
     Limit(String),

@@ -1,10 +1,10 @@
 //! What operators see: metrics, health, a stop in good order.
 
-use alluvium::protocol::messages::fetch::FetchRequest;
+use alluvium::protocol::messages::{create_topics::CreateTopicsRequest, fetch::FetchRequest};
 
 use crate::{
     hostile::http_get,
-    requests::{batch, create, fetch_from, produce},
+    requests::{batch, create, fetch_from, named, new_topic, produce},
     support::{broker::Broker, wire::Wire},
 };
 
@@ -94,4 +94,22 @@ fn ephemeral_data_goes() {
     let living = start();
     assert_eq!(left(), 1, "the killed one's is gone, the living one's is there");
     drop(living);
+}
+
+/// As in Kafka, more replicas by default than there are brokers stop the creation of topics, by themselves or asked for; those that
+/// say a number, and the offsets topic, are none the worse.
+#[test]
+fn default_replication_factor_is_kept_or_refused() {
+    let broker = Broker::ephemeral_with(&["--set", "default.replication.factor=2"]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let mut topic = new_topic("asked-for", 1, &[]);
+    topic.replication_factor = -1;
+    let request =
+        CreateTopicsRequest { topics: vec![topic], timeout_ms: 30_000, ..CreateTopicsRequest::default() };
+    assert_eq!(wire.call(&request, 7).topics[0].error_code, 38);
+    assert_eq!(wire.call(&named(&["by-itself"]), 12).topics[0].error_code, 38);
+    assert_eq!(wire.call(&named(&["by-itself"]), 12).topics[0].error_code, 38, "nothing was made");
+    create(&mut wire, "numbered", 1, &[]);
+    let offsets = wire.call(&named(&["__consumer_offsets"]), 12).topics.remove(0);
+    assert_eq!((offsets.error_code, offsets.partitions.len()), (0, 50));
 }

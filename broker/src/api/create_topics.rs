@@ -139,15 +139,7 @@ fn placed(broker: &Broker, topic: &CreatableTopic) -> Result<Vec<Vec<i32>>, Refu
             ));
         }
     };
-    let factor = usize::try_from(factor).unwrap_or(usize::MAX);
-    if factor > brokers.len() {
-        return Err((
-            ErrorCode::InvalidReplicationFactor,
-            format!("replication factor {factor} is larger than the number of brokers, {}", brokers.len()),
-        ));
-    }
-    let replicas = |partition: usize| (0..factor).map(|n| brokers[(partition + n) % brokers.len()]).collect();
-    Ok((0..usize::try_from(count).unwrap_or(0)).map(replicas).collect())
+    topics::place(&brokers, count, factor).map_err(|error| (ErrorCode::from(&error), error.to_string()))
 }
 
 /// Partitions as the request assigns them.

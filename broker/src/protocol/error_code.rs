@@ -266,6 +266,7 @@ impl From<&MetadataError> for ErrorCode {
             MetadataError::TopicExists(_) => Self::TopicAlreadyExists,
             MetadataError::NameCollision(..) => Self::InvalidTopicException,
             MetadataError::UnknownTopic => Self::UnknownTopicOrPartition,
+            MetadataError::ReplicationFactor { .. } => Self::InvalidReplicationFactor,
             MetadataError::Limit(_) => Self::PolicyViolation,
             MetadataError::Replication(error) => Self::from(error),
         }
