@@ -3,11 +3,14 @@
 //! | path | says |
 //! | --- | --- |
 //! | `/metrics` | everything counted, in Prometheus' text format |
-//! | `/livez` | the process and its runtime run; says nothing of recovery, so that no probe kills a recovering broker |
+//! | `/livez` | the runtime of clients turns; says nothing of recovery, so that no probe kills a recovering broker |
 //! | `/readyz` | 200 once clients are served |
 //! | `/healthz` | all checks as JSON, with reasons |
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -17,22 +20,49 @@ use axum::{
     routing::get,
 };
 use replication::Progress;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::{api::Broker, metrics};
+use crate::{api::Broker, clock::Clock, metrics};
+
+/// How often the runtime of clients says that it turns.
+const TICK: Duration = Duration::from_secs(1);
+/// A runtime that said nothing for so long is stuck: far longer than any handler keeps it, on any disk or machine.
+const STUCK: Duration = Duration::from_secs(30);
 
 /// What the admin port knows: the broker, once it has started.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Admin {
+    clock: Clock,
     broker: Arc<OnceLock<Arc<Broker>>>,
     recovery: Arc<Mutex<Option<Progress>>>,
+    ticked: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Admin {
+    /// Of a broker that starts.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, broker: Arc::default(), recovery: Arc::default(), ticked: Arc::default() }
+    }
+
     /// The broker serves from now on.
     pub fn started(&self, broker: Arc<Broker>) {
         // A server starts one broker.
         let _ = self.broker.set(broker);
+    }
+
+    /// Says again and again that the runtime it is called on turns.
+    pub async fn tick(self) {
+        loop {
+            *self.ticked.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.clock.instant());
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Whether the runtime that ticks turns; before its first tick nothing is known, and nothing wrong.
+    fn turns(&self) -> bool {
+        let ticked = *self.ticked.lock().unwrap_or_else(PoisonError::into_inner);
+        ticked.is_none_or(|ticked| self.clock.instant().saturating_duration_since(ticked) < STUCK)
     }
 
     /// How far recovery is, until the broker serves.
@@ -64,7 +94,7 @@ impl Admin {
 pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/healthz", get(health))
         .with_state(admin)
@@ -85,6 +115,13 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     }
 }
 
+async fn live(State(admin): State<Admin>) -> impl IntoResponse {
+    match admin.turns() {
+        true => (StatusCode::OK, "ok\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the runtime is stuck\n"),
+    }
+}
+
 async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     let state = admin.state();
     let code = if state == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -93,7 +130,11 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 
 async fn health(State(admin): State<Admin>) -> impl IntoResponse {
     let state = admin.state();
-    let mut checks = vec![json!({ "check": "broker", "ok": state == "ready", "reason": state })];
+    let turns = admin.turns();
+    let mut checks = vec![
+        check("broker", state == "ready", state),
+        check("runtime", turns, if turns { "it turns" } else { "it is stuck" }),
+    ];
     if let Some(broker) = admin.broker.get() {
         let offline: Vec<String> = broker
             .node
@@ -105,13 +146,46 @@ async fn health(State(admin): State<Admin>) -> impl IntoResponse {
             .collect();
         let reason =
             if offline.is_empty() { "all partitions are served".to_owned() } else { offline.join("; ") };
-        checks.push(json!({ "check": "partitions", "ok": offline.is_empty(), "reason": reason }));
-    }
-    if admin.broker.get().is_none() {
-        checks.push(json!({ "check": "recovery", "ok": false, "reason": admin.recovery() }));
+        checks.push(check("partitions", offline.is_empty(), &reason));
+        checks.push(match broker.node.disk_space() {
+            Ok(space) => {
+                let refused = if space.full { "; produce is refused" } else { "" };
+                let reason = format!(
+                    "{} bytes are free, {} of them reserved{refused}",
+                    space.free_bytes, space.reserve_bytes
+                );
+                check("disk", !space.full, &reason)
+            }
+            Err(error) => check("disk", false, &format!("its free space is not known: {error}")),
+        });
+    } else {
+        checks.push(check("recovery", false, &admin.recovery()));
     }
     let healthy = checks.iter().all(|check| check["ok"] == true);
     let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({ "healthy": healthy, "checks": checks });
     (code, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n"))
+}
+
+fn check(name: &str, ok: bool, reason: &str) -> Value {
+    json!({ "check": name, "ok": ok, "reason": reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runtime_that_does_not_turn_is_seen() {
+        let admin = Admin::new(Clock::starting_at(0));
+        assert!(admin.turns(), "it starts");
+        let ticking = tokio::spawn(admin.clone().tick());
+        tokio::time::sleep(STUCK * 2).await;
+        assert!(admin.turns());
+        ticking.abort();
+        tokio::time::advance(STUCK / 2).await;
+        assert!(admin.turns());
+        tokio::time::advance(STUCK).await;
+        assert!(!admin.turns());
+    }
 }

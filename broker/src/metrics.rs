@@ -202,6 +202,7 @@ pub fn render(broker: &Broker) -> String {
     broker.metrics.budget_bytes.set(i64::try_from(broker.budget.used()).unwrap_or(i64::MAX));
     let mut out = TextEncoder::new().encode_to_string(&broker.metrics.registry.gather()).unwrap_or_default();
     let mut families = Families::default();
+    storage(broker, &mut families);
     brokers(broker, &mut families);
     topics(broker, &mut families);
     if broker.config.metrics_partition_level != PartitionLevel::Off {
@@ -210,6 +211,22 @@ pub fn render(broker: &Broker) -> String {
     groups(broker, &mut families);
     families.write(&mut out);
     out
+}
+
+fn storage(broker: &Broker, families: &mut Families) {
+    let bytes = broker.node.flusher_stats().bytes;
+    families.add(
+        "alluvium_append_bytes_total",
+        "counter",
+        "Bytes written to the write-ahead log",
+        &[],
+        bytes,
+    );
+    // Of a disk that does not answer nothing is known.
+    if let Ok(space) = broker.node.disk_space() {
+        let help = "Bytes that may still be written to the data disk";
+        families.add("alluvium_storage_free_bytes", "gauge", help, &[], space.free_bytes);
+    }
 }
 
 fn groups(broker: &Broker, families: &mut Families) {

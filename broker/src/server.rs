@@ -170,7 +170,7 @@ async fn serve(
     let limits = Limits::raise();
     let sockets = bind_listeners(&config)?;
     let endpoints = endpoints(&config, &sockets)?;
-    let admin = Admin::default();
+    let admin = Admin::new(clock.clone());
     let admin_address = match &config.admin_listen {
         Some(address) => Some(admin_thread.serve(address, admin.clone()).await?),
         None => None,
@@ -199,6 +199,8 @@ async fn serve(
         }
     });
     admin_thread.runtime.spawn(keep_retention(Arc::clone(&broker)));
+    // On this runtime, which is what is watched.
+    tokio::spawn(admin.clone().tick());
     admin.started(Arc::clone(&broker));
     tracing::info!(
         node_id = addresses.node_id,

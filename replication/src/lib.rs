@@ -51,6 +51,7 @@ pub use flusher::FlusherStats;
 pub use log_store::{log::Waiting, recovery::Progress};
 pub use node::{Node, NodeOptions};
 pub use partition::{FetchWaiter, Isolation, Offsets, Partition, ReadOutcome};
+pub use space::DiskSpace;
 
 /// Locks; a panic of another thread while it held the lock does not spread through it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -46,7 +46,7 @@ use crate::{
     },
     partition::PartitionSetup,
     raft_log::RaftLog,
-    space::Space,
+    space::{DiskSpace, Space},
     state_machine::StateMachine,
     transport::NoPeers,
 };
@@ -424,6 +424,14 @@ impl Node {
                 tracing::debug!(%error, ?partition, "retention is tried again later");
             }
         }
+    }
+
+    /// How the data disk stands.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn disk_space(&self) -> std::io::Result<DiskSpace> {
+        self.space.state()
     }
 
     /// Counters of the flusher.

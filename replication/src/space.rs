@@ -5,7 +5,7 @@
 //! more than the reserve to begin again, so that the state does not flutter.
 
 use std::{
-    fmt,
+    fmt, io,
     path::PathBuf,
     sync::{
         Arc,
@@ -21,6 +21,17 @@ use crate::ReplicationError;
 const INTERVAL_MS: i64 = 1_000;
 /// Bytes written between two questions while much is written.
 const INTERVAL_BYTES: u64 = 16 << 20;
+
+/// How the data disk stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes that may still be written.
+    pub free_bytes: u64,
+    /// Below so many, appends are refused.
+    pub reserve_bytes: u64,
+    /// Whether they are refused now.
+    pub full: bool,
+}
 
 /// What is known of the free space.
 pub(crate) struct Space {
@@ -92,6 +103,19 @@ impl Space {
     pub(crate) fn met_full_disk(&self) {
         self.asked_ms.store((self.now)(), Ordering::Relaxed);
         self.set(true, 0);
+    }
+
+    /// How the disk stands now.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn state(&self) -> io::Result<DiskSpace> {
+        self.ask();
+        Ok(DiskSpace {
+            free_bytes: self.disk.free_bytes(&self.dir)?,
+            reserve_bytes: self.reserve,
+            full: self.full.load(Ordering::Relaxed),
+        })
     }
 
     /// The next question goes to the disk.

@@ -13,7 +13,10 @@ use alluvium::protocol::{
 use crate::{
     batches::of_size,
     requests::{batch, create, end_of, fetch_from, fresh, produce},
-    support::{broker::Broker, wire::Wire},
+    support::{
+        broker::{Broker, http_get},
+        wire::Wire,
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -140,13 +143,4 @@ fn open_connections(broker: &Broker) -> u64 {
         }
     }
     panic!("connections stay open");
-}
-
-pub(crate) fn http_get(admin: &str, path: &str) -> String {
-    use std::io::Read as _;
-    let mut stream = std::net::TcpStream::connect(admin).expect("the admin port");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: alluvium\r\nConnection: close\r\n\r\n").expect("asking");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
-    text
 }

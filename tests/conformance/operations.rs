@@ -3,9 +3,11 @@
 use alluvium::protocol::messages::{create_topics::CreateTopicsRequest, fetch::FetchRequest};
 
 use crate::{
-    hostile::http_get,
     requests::{batch, create, fetch_from, named, new_topic, produce},
-    support::{broker::Broker, wire::Wire},
+    support::{
+        broker::{Broker, http_get},
+        wire::Wire,
+    },
 };
 
 /// The families that dashboards and alerts are built on are there, with the values of the log.
@@ -40,7 +42,13 @@ fn metrics_tell_what_the_log_holds() {
     let syncs =
         text.lines().find_map(|line| line.strip_prefix("alluvium_fsync_seconds_count ")).expect("syncs");
     assert!(syncs.parse::<u64>().expect("a number") > 0);
-    for name in ["process_resident_memory_bytes", "process_open_fds", "alluvium_received_bytes_total"] {
+    for name in [
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "alluvium_received_bytes_total",
+        "alluvium_append_bytes_total",
+        "alluvium_storage_free_bytes",
+    ] {
         assert!(text.contains(name), "{name}");
     }
 }

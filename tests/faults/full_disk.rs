@@ -9,7 +9,7 @@ use std::{
 use crate::{
     connect, eventually, read,
     support::{
-        broker::Broker,
+        broker::{Broker, http_get},
         peer::{self, Connection},
     },
     values,
@@ -90,6 +90,9 @@ fn a_full_disk_refuses_produce_and_recovers_by_itself() {
     assert_eq!(code, 56, "a full disk is KAFKA_STORAGE_ERROR");
     assert!(acknowledged > 0);
     assert!(broker.log().contains("free"), "the log says what to do:\n{}", broker.log());
+    let health = http_get(&broker.admin, "/healthz");
+    assert!(health.starts_with("HTTP/1.1 503") && health.contains("produce is refused"), "{health}");
+    assert!(http_get(&broker.admin, "/livez").starts_with("HTTP/1.1 200"), "full is no reason to restart it");
     assert_eq!(read(&broker, TOPIC), values(TOPIC, 0..acknowledged), "fetch goes on");
 
     // Down to the last byte: nothing of ours may break.

@@ -242,3 +242,13 @@ impl Drop for Broker {
         }
     }
 }
+
+/// What the admin port answers, head and all.
+pub(crate) fn http_get(admin: &str, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(admin).expect("the admin port");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: alluvium\r\nConnection: close\r\n\r\n").expect("asking");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text
+}
