@@ -349,8 +349,9 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "metrics.partition.level",
         Kind::OneOf(&["all", "leaders", "off"]),
-        "all",
-        "Which partitions have series of their own in /metrics.",
+        "off",
+        "Which partitions have series of their own in /metrics, some eight each: all that are held here, those led here \
+         (today the same), or none. Topics and groups always have theirs.",
     ),
     setting(
         "log.level",

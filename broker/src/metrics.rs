@@ -33,7 +33,6 @@ pub struct Phases {
 pub struct Metrics {
     registry: Registry,
     phases: Vec<Phases>,
-    names: Vec<&'static str>,
     /// Open connections of clients.
     pub connections: IntGauge,
     /// Connections accepted.
@@ -105,7 +104,6 @@ impl Metrics {
         registry.register(Box::new(build_info))?;
         Ok(Self {
             phases,
-            names: apis.to_vec(),
             connections: gauge(
                 "kafka_server_socket_server_metrics_connection_count",
                 "Open connections of clients",
@@ -129,15 +127,6 @@ impl Metrics {
     /// The phases of the API at this position.
     pub fn phases(&self, api: usize) -> &Phases {
         &self.phases[api]
-    }
-
-    /// Requests answered so far: (API, number).
-    pub fn requests(&self) -> Vec<(&'static str, u64)> {
-        self.names
-            .iter()
-            .zip(&self.phases)
-            .map(|(name, phases)| (*name, phases.send.get_sample_count()))
-            .collect()
     }
 
     /// Observes a sync of the write-ahead log.
@@ -205,10 +194,12 @@ pub fn render(broker: &Broker) -> String {
     storage(broker, &mut families);
     brokers(broker, &mut families);
     topics(broker, &mut families);
-    if broker.config.metrics_partition_level != PartitionLevel::Off {
+    // Every replica held here leads as long as there is one node, so that `leaders` is as good as `all`.
+    let by_partition = broker.config.metrics_partition_level != PartitionLevel::Off;
+    if by_partition {
         partitions(broker, &mut families);
     }
-    groups(broker, &mut families);
+    groups(broker, &mut families, by_partition);
     families.write(&mut out);
     out
 }
@@ -229,20 +220,23 @@ fn storage(broker: &Broker, families: &mut Families) {
     }
 }
 
-fn groups(broker: &Broker, families: &mut Families) {
+fn groups(broker: &Broker, families: &mut Families, by_partition: bool) {
     let mut sums: BTreeMap<(Arc<str>, Arc<str>), (i64, i64)> = BTreeMap::new();
     let mut by_group: BTreeMap<Arc<str>, (i64, i64)> = BTreeMap::new();
     for lag in broker.coordinators.lags(broker) {
-        let number = lag.partition.to_string();
-        let labels = [("consumergroup", &*lag.group), ("topic", &*lag.topic), ("partition", number.as_str())];
-        families.add(
-            "kafka_consumergroup_current_offset",
-            "gauge",
-            "Committed offset",
-            &labels,
-            lag.committed,
-        );
-        families.add("kafka_consumergroup_lag", "gauge", "Messages not read so far", &labels, lag.lag);
+        if by_partition {
+            let number = lag.partition.to_string();
+            let labels =
+                [("consumergroup", &*lag.group), ("topic", &*lag.topic), ("partition", number.as_str())];
+            families.add(
+                "kafka_consumergroup_current_offset",
+                "gauge",
+                "Committed offset",
+                &labels,
+                lag.committed,
+            );
+            families.add("kafka_consumergroup_lag", "gauge", "Messages not read so far", &labels, lag.lag);
+        }
         let sum = sums.entry((Arc::clone(&lag.group), Arc::clone(&lag.topic))).or_default();
         *sum = (sum.0 + lag.committed, sum.1 + lag.lag);
         let of_group = by_group.entry(lag.group).or_default();

@@ -1,6 +1,13 @@
 //! What operators see: metrics, health, a stop in good order.
 
-use alluvium::protocol::messages::{create_topics::CreateTopicsRequest, fetch::FetchRequest};
+use std::time::{Duration, Instant};
+
+use alluvium::protocol::messages::{
+    create_topics::CreateTopicsRequest,
+    fetch::FetchRequest,
+    find_coordinator::FindCoordinatorRequest,
+    offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+};
 
 use crate::{
     requests::{batch, create, fetch_from, named, new_topic, produce},
@@ -13,7 +20,7 @@ use crate::{
 /// The families that dashboards and alerts are built on are there, with the values of the log.
 #[test]
 fn metrics_tell_what_the_log_holds() {
-    let broker = Broker::ephemeral();
+    let broker = Broker::ephemeral_with(&["--set", "metrics.partition.level=all"]);
     let mut wire = Wire::open(&broker.bootstrap);
     let id = create(&mut wire, "orders", 2, &[]);
     let records = batch(&["a", "b", "c"]);
@@ -50,6 +57,54 @@ fn metrics_tell_what_the_log_holds() {
         "alluvium_storage_free_bytes",
     ] {
         assert!(text.contains(name), "{name}");
+    }
+}
+
+/// By default the number of series does not grow with that of partitions: neither the partitions' own nor those of groups.
+#[test]
+fn metrics_of_partitions_are_there_where_they_are_asked_for() {
+    for (level, by_partition) in [("off", false), ("leaders", true)] {
+        let asked = format!("metrics.partition.level={level}");
+        let arguments: &[&str] = if by_partition { &["--set", &asked] } else { &[] };
+        let broker = Broker::ephemeral_with(arguments);
+        let mut wire = Wire::open(&broker.bootstrap);
+        let id = create(&mut wire, "counted", 2, &[]);
+        assert_eq!(produce(&mut wire, 9, "counted", id, 1, batch(&["a", "b", "c"])).error_code, 0);
+        let partitions = vec![OffsetCommitRequestPartition {
+            partition_index: 1,
+            committed_offset: 1,
+            ..OffsetCommitRequestPartition::default()
+        }];
+        let commit = OffsetCommitRequest {
+            group_id: "readers".into(),
+            generation_id_or_member_epoch: -1,
+            topics: vec![OffsetCommitRequestTopic { name: "counted".into(), partitions }],
+            ..OffsetCommitRequest::default()
+        };
+        let find = FindCoordinatorRequest { key: "readers".into(), ..FindCoordinatorRequest::default() };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // The coordinator loads in the background.
+        while wire.call(&find, 3).error_code != 0
+            || wire.call(&commit, 8).topics[0].partitions[0].error_code != 0
+        {
+            assert!(Instant::now() < deadline, "nothing can be committed");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let text = http_get(&broker.admin, "/metrics");
+        for line in [
+            "kafka_topic_partitions{topic=\"counted\"} 2",
+            "kafka_server_brokertopicmetrics_messagesin_total{topic=\"counted\"} 3",
+            "kafka_consumergroup_lag_sum{consumergroup=\"readers\",topic=\"counted\"} 2",
+            "alluvium_consumer_group_lag_max{group=\"readers\"} 2",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{level}: {line} is not in:\n{text}");
+        }
+        for name in
+            ["kafka_topic_partition_current_offset{", "kafka_consumergroup_lag{", "kafka_log_log_size{"]
+        {
+            assert_eq!(text.contains(name), by_partition, "{level}: {name}");
+        }
+        assert_eq!(text.contains(",partition=\""), by_partition, "{level}:\n{text}");
     }
 }
 

@@ -132,6 +132,8 @@ impl Broker {
             ("listeners", listeners.as_str()),
             ("admin.listen", admin.as_str()),
             ("group.initial.rebalance.delay.ms", "0"),
+            // It has few partitions, and something to look at.
+            ("metrics.partition.level", "all"),
         ];
         if let Some(directory) = &directory {
             set.push(("log.dir", directory.as_str()));
