@@ -181,6 +181,93 @@ fn malformed_command_lines_change_nothing() {
     assert_eq!(run("topic describe untouched-2").code, 3);
 }
 
+/// A server with a malformed command line or setting: exit code 2, what is wrong, where it stands and what was meant; nothing is made.
+/// What only the system can refuse is exit code 1.
+#[test]
+fn a_server_refuses_what_is_malformed_before_it_writes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, home) = (folder.path().join("data"), folder.path().join("home"));
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("writing");
+        path.display().to_string()
+    };
+    let run = |line: &str, variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
+        command.arg("server").args(line.split_whitespace()).current_dir(folder.path()).stdin(Stdio::null());
+        command.env("ALLUVIUM_DATA_DIR", &data).env("HOME", &home).env_remove("XDG_CONFIG_HOME");
+        let output = command.envs(variables.iter().copied()).output().expect("its end");
+        assert!(!data.exists(), "{line}: it made its data directory");
+        assert!(!folder.path().join("alluvium-data").exists(), "{line}: it made a data directory");
+        Ran {
+            code: output.status.code().expect("an exit code"),
+            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    };
+    let unknown = file("unknown.toml", "log.retention.msec = 1\n");
+    let broken = file("broken.toml", "[log\n");
+    let both = file("both.toml", "log.retention.hours = 24\n[client]\nbrokers = \"127.0.0.1:1\"\n");
+    for check in ["", " --check-config"] {
+        for (line, says) in [
+            ("--nonsense".to_owned(), "--nonsense"),
+            ("--set num.partitions".to_owned(), "not KEY=VALUE"),
+            (
+                "--set num.partitions=many".to_owned(),
+                "--set: num.partitions = 'many': it takes a whole number",
+            ),
+            ("--set num.partition=2".to_owned(), "did you mean 'num.partitions'?"),
+            ("--set log.cleanup.policy=bogus".to_owned(), "it takes any of compact, delete"),
+            ("--set log.level=verbose".to_owned(), "'verbose' is none of error"),
+            ("--listen SSL://127.0.0.1:0".to_owned(), "--listen: listeners = 'SSL'"),
+            ("--node-id one".to_owned(), "--node-id: node.id = 'one'"),
+            ("--ephemeral --data-dir x".to_owned(), "exclude each other"),
+            (format!("-c {unknown}"), "unknown.toml: there is no setting 'log.retention.msec'"),
+            (format!("-c {broken}"), "broken.toml"),
+            ("-c no-such.toml".to_owned(), "no-such.toml"),
+        ] {
+            let ran = run(&format!("{line}{check}"), &[]);
+            assert_eq!(ran.code, 2, "{line}{check}: {ran:?}");
+            assert!(ran.stderr.contains(says), "{line}{check}: {}", ran.stderr);
+            assert_eq!(ran.stdout, "", "{line}{check}");
+        }
+    }
+    let ran = run("", &[("ALLUVIUM_LOG_RETENTION_HOURS", "a day")]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("ALLUVIUM_LOG_RETENTION_HOURS"), "{ran:?}");
+
+    // A home that is no folder, and variables that only clients would mind, stop no server.
+    let clients = [("HOME", "/dev/null"), ("ALLUVIUM_PARTITIONS", "0,1")];
+    let ran = run(&format!("-c {both} --check-config --set node.id=7"), &clients);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
+    assert!(ran.stdout.contains("node.id = \"7\"  # --set\n"), "{}", ran.stdout);
+    assert!(ran.stdout.contains(&format!("log.retention.hours = \"24\"  # {both}\n")), "{}", ran.stdout);
+    assert!(ran.stdout.contains("# environment variable ALLUVIUM_DATA_DIR\n"), "{}", ran.stdout);
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("its address").port();
+    let ran = run(&format!("--port {port} --admin-listen 127.0.0.1:0"), &[]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains(&format!("could not listen on PLAINTEXT://127.0.0.1:{port}")), "{ran:?}");
+}
+
+/// `ALLUVIUM_CONFIG` names the file of a server; a topic's settings are none of its business.
+#[test]
+fn the_variable_of_the_configuration_file_is_the_servers() {
+    let output = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+        .args(["topic", "create", "variables"])
+        .envs([("ALLUVIUM_BROKERS", shared()), ("ALLUVIUM_CONFIG", "/etc/alluvium/alluvium.toml")])
+        .output()
+        .expect("its end");
+    assert!(output.status.success(), "{output:?}");
+    let output = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+        .args(["server", "--check-config"])
+        .env("ALLUVIUM_CONFIG", "/no/such/file.toml")
+        .output()
+        .expect("its end");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
 /// A bad line of JSONL names its number; what stands before it is sent, nothing after it.
 #[test]
 fn jsonl_stops_at_the_first_bad_line() {
@@ -291,6 +378,16 @@ fn a_closed_pipe_is_no_error() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(text.lines().last(), Some("0"), "{text}");
+
+    // The reading end is closed before anything is written.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+        .args(["server", "--check-config"])
+        .stdout(writer)
+        .output()
+        .expect("its end");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
 
 /// `demo` prints its card with lines to copy, runs traffic, and leaves nothing behind when it is interrupted.

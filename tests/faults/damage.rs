@@ -1,15 +1,19 @@
 //! Damaged, missing, foreign and left-over files in the data directory.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::{FileExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 use crate::{
     connect, files, fill, read, stop,
-    support::{broker::Broker, peer},
+    support::{
+        broker::{Broker, Refused},
+        peer,
+    },
     values,
 };
 
@@ -103,36 +107,77 @@ fn an_unreadable_partition_is_offline_alone() {
     assert_eq!(read(&broker, "barred"), values("barred", 0..100), "nothing was lost");
 }
 
-/// What a broker says that does not start.
+/// What a broker says that does not start; it leaves with 1.
 fn refused(data: &Path, arguments: &[&str]) -> String {
     let data = data.to_str().expect("UTF-8");
-    match Broker::try_start(&[&["--data-dir", data], arguments].concat()) {
+    match Broker::try_start(&[&["--data-dir", data], arguments, &SMALL_RING].concat()) {
         Ok(_) => panic!("it started"),
-        Err(log) => log,
+        Err(Refused { log, code }) => {
+            assert_eq!(code, Some(1), "{log}");
+            log
+        }
     }
 }
 
-/// A second process, another node's directory and a newer format are refused in words, and nothing is changed.
+/// Small files of the write-ahead log, so that a directory is soon read.
+const SMALL_RING: [&str; 2] = ["--set", "wal.file.bytes=1048576"];
+
+/// Every file below a folder with what it holds.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut contents = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                contents.insert(path.clone(), Vec::new());
+                folders.push(path);
+            } else {
+                contents.insert(path.clone(), fs::read(&path).expect("a file"));
+            }
+        }
+    }
+    contents
+}
+
+/// A second process, another node's directory, a newer format and an illegible identity are refused in words, with exit code 1, and
+/// nothing is changed.
 #[test]
 fn a_data_directory_is_guarded() {
     let data = tempfile::tempdir().expect("a data directory");
-    let broker = Broker::on(data.path(), &[]);
+    let broker = Broker::on(data.path(), &SMALL_RING);
     fill(&broker, "guarded", 10, 10);
     let said = refused(data.path(), &[]);
     assert!(said.contains("in use") || said.contains("another process"), "{said}");
     stop(broker);
 
+    let unchanged = |before: &BTreeMap<PathBuf, Vec<u8>>| {
+        let after = contents(data.path());
+        let names = |contents: &BTreeMap<PathBuf, Vec<u8>>| contents.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(before), names(&after));
+        for (path, bytes) in before {
+            assert!(after[path] == *bytes, "{} is another", path.display());
+        }
+    };
+    let before = contents(data.path());
     let said = refused(data.path(), &["--node-id", "7"]);
     assert!(said.contains('7') && said.contains("node"), "{said}");
+    unchanged(&before);
 
     let meta = data.path().join("meta.toml");
     let text = fs::read_to_string(&meta).expect("meta.toml");
     let line = text.lines().find(|line| line.contains("version")).expect("a format version").to_owned();
     let newer = format!("{} = 999", line.split('=').next().expect("a key").trim());
-    fs::write(&meta, text.replace(&line, &newer)).expect("writing");
-    let said = refused(data.path(), &[]);
-    assert!(said.contains("999") && said.contains("later"), "{said}");
+    for (identity, words) in
+        [(text.replace(&line, &newer), ["999", "later"]), ("?".to_owned(), ["meta.toml", ""])]
+    {
+        fs::write(&meta, identity).expect("writing");
+        let before = contents(data.path());
+        let said = refused(data.path(), &[]);
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        unchanged(&before);
+    }
     fs::write(&meta, text).expect("writing");
-    let broker = Broker::on(data.path(), &[]);
+    let broker = Broker::on(data.path(), &SMALL_RING);
     assert_eq!(read(&broker, "guarded"), values("guarded", 0..10));
 }

@@ -16,6 +16,14 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a broker may take until it says that it is ready; far above what it needs, so that a busy machine passes.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// How a broker ended that did not become ready.
+pub(crate) struct Refused {
+    /// What it wrote to stderr.
+    pub(crate) log: String,
+    /// Its exit code; none where it had to be killed.
+    pub(crate) code: Option<i32>,
+}
+
 /// A running `alluvium server`.
 pub(crate) struct Broker {
     child: Child,
@@ -114,23 +122,23 @@ impl Broker {
         Self::ready(Self::try_start(arguments))
     }
 
-    fn ready(started: Result<Self, String>) -> Self {
+    fn ready(started: Result<Self, Refused>) -> Self {
         match started {
             Ok(broker) => broker,
-            Err(log) => panic!("the broker did not become ready:\n{log}"),
+            Err(Refused { log, code }) => panic!("the broker did not become ready ({code:?}):\n{log}"),
         }
     }
 
-    /// Starts `alluvium server`; the error is what it wrote to stderr before it ended.
-    pub(crate) fn try_start(arguments: &[&str]) -> Result<Self, String> {
+    /// Starts `alluvium server`; the error is how it ended.
+    pub(crate) fn try_start(arguments: &[&str]) -> Result<Self, Refused> {
         Self::try_start_at("0", arguments)
     }
 
-    fn try_start_at(port: &str, arguments: &[&str]) -> Result<Self, String> {
+    fn try_start_at(port: &str, arguments: &[&str]) -> Result<Self, Refused> {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_alluvium")), port, arguments)
     }
 
-    fn spawn(program: Command, port: &str, arguments: &[&str]) -> Result<Self, String> {
+    fn spawn(program: Command, port: &str, arguments: &[&str]) -> Result<Self, Refused> {
         Self::spawn_with(program, port, arguments, Stdio::null())
     }
 
@@ -139,7 +147,7 @@ impl Broker {
         port: &str,
         arguments: &[&str],
         stdin: Stdio,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Refused> {
         let listens = arguments.contains(&"--listen");
         let port: &[&str] = if listens { &[] } else { &["--port", port] };
         let mut child = program
@@ -173,12 +181,16 @@ impl Broker {
             // The receiver is gone where the broker took too long; the test has failed by then.
             drop(sender.send(read.map(|_| line)));
         });
-        let line = receiver.recv_timeout(START_LIMIT).ok().and_then(Result::ok).unwrap_or_default();
-        let Ok(ready) = serde_json::from_str::<serde_json::Value>(&line) else {
-            drop(child.kill());
-            drop(child.wait());
+        let line = receiver.recv_timeout(START_LIMIT).ok().and_then(Result::ok);
+        let Ok(ready) = serde_json::from_str::<serde_json::Value>(line.as_deref().unwrap_or_default()) else {
+            // Where its output ended without a line, it ends by itself.
+            if line.as_deref() != Some("") {
+                drop(child.kill());
+            }
+            let code = child.wait().ok().and_then(|status| status.code());
             drop(reader.join());
-            return Err(log.lock().expect("the log").clone());
+            let log = log.lock().expect("the log").clone();
+            return Err(Refused { log, code });
         };
         let text = |key: &str| ready[key].as_str().unwrap_or_default().to_owned();
         Ok(Self { child, bootstrap: text("bootstrap"), admin: text("admin"), log })
