@@ -19,6 +19,8 @@ use replication::{
 };
 use uuid::Uuid;
 
+use crate::topics::MAX_NAME;
+
 /// What is counted per topic.
 #[derive(Debug, Default)]
 pub struct TopicCounters {
@@ -103,6 +105,10 @@ impl Partitions {
 
     /// The topic of this name.
     pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        if name.len() > MAX_NAME {
+            // No topic has it, and hashing it costs as much as whoever sent it likes.
+            return None;
+        }
         self.current().by_name.get(name).cloned()
     }
 

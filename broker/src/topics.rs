@@ -14,7 +14,7 @@ pub(crate) const TRANSACTION_STATE: &str = "__transaction_state";
 const CLUSTER_METADATA: &str = "__cluster_metadata";
 
 /// The longest name of a topic: with `-` and a partition it must fit a file name, with room for a deleted one's id.
-const MAX_NAME: usize = 249;
+pub(crate) const MAX_NAME: usize = 249;
 
 /// Whether clients may not produce to it.
 pub(crate) fn is_internal(name: &str) -> bool {

@@ -7,12 +7,18 @@ use std::{
 
 use alluvium::protocol::{
     encode_request,
-    messages::{api_versions::ApiVersionsRequest, fetch::FetchRequest},
+    messages::{
+        api_versions::ApiVersionsRequest,
+        fetch::{FetchPartition, FetchRequest},
+        produce::PartitionData,
+    },
 };
+use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::{
     batches::of_size,
-    requests::{batch, create, end_of, fetch_from, fresh, produce},
+    requests::{batch, create, end_of, fetch_from, fresh, produce, produce_to},
     support::{
         broker::{Broker, http_get},
         wire::Wire,
@@ -60,6 +66,62 @@ fn a_client_that_never_reads_is_not_read_from() {
     assert!(matches!(stopped, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{stopped:?}");
     let grown = broker.resident_bytes().saturating_sub(before);
     assert!(grown < 64 * MIB, "{} MiB for a client that reads nothing", grown / MIB);
+    unharmed(&broker);
+}
+
+/// A long name of a topic that does not exist, with as many partitions as fit a frame of a megabyte: neither the answer nor a fetch
+/// session holds the name once for each of them.
+///
+/// Proves: fault I02, F16.
+#[test]
+fn a_long_name_of_many_partitions_costs_little_memory() {
+    let broker = Broker::ephemeral();
+    unharmed(&broker);
+    let before = broker.peak_resident_bytes();
+    let mut wire = Wire::open(&broker.bootstrap);
+    let name = "x".repeat(32_767);
+    let mut request = produce_to(&name, Uuid::nil(), 0, Bytes::new());
+    request.topics[0].partitions =
+        (0..100_000).map(|index| PartitionData { index, ..PartitionData::default() }).collect();
+    for version in [3, 8, 9, 12] {
+        let answer = wire.call(&request, version).responses.remove(0);
+        assert_eq!((&*answer.name, answer.partitions.len()), (&*name, 100_000));
+        assert!(answer.partitions.iter().all(|partition| partition.error_code == 3));
+    }
+    for version in [4, 7, 11, 12] {
+        // Each on a connection of its own, which a session would outlive.
+        for _ in 0..4 {
+            let mut request = fetch_from(Uuid::nil(), 0, 0, 0);
+            request.session_epoch = 0;
+            request.topics[0].name = name.as_str().into();
+            request.topics[0].partitions = (0..25_000)
+                .map(|partition| FetchPartition { partition, ..FetchPartition::default() })
+                .collect();
+            let answer = Wire::open(&broker.bootstrap).call(&request, version);
+            assert_eq!(answer.session_id, 0, "not worth a session");
+            assert!(answer.responses[0].partitions.iter().all(|partition| partition.error_code == 3));
+        }
+    }
+    let grown = broker.peak_resident_bytes().saturating_sub(before);
+    assert!(grown < 64 * MIB, "{} MiB for a few long names", grown / MIB);
+    unharmed(&broker);
+}
+
+/// A string longer than Kafka's longest closes the connection, whatever a compact length could say.
+///
+/// Proves: W2 (string sizes), W12.
+#[test]
+fn a_string_of_a_megabyte_is_malformed() {
+    let broker = Broker::ephemeral();
+    // Produce 9: no transactional id, acks, time-out, one topic, whose name has 2^20 - 1 bytes.
+    let mut body = b"\x00\x00\x00\x09\x00\x00\x00\x01\xff\xff\x00".to_vec();
+    body.extend(b"\x00\xff\xff\x00\x00\x00\x01\x02\x80\x80\x40");
+    body.resize(body.len() + (1 << 20) - 1, b'x');
+    body.extend(b"\x01\x00\x00");
+    let mut wire = Wire::open(&broker.bootstrap);
+    wire.raw_frame(&body);
+    wire.assert_closed();
+    broker.wait_for_log("32,767");
     unharmed(&broker);
 }
 

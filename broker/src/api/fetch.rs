@@ -39,7 +39,7 @@ use crate::{
 
 pub mod session;
 
-use session::{Key, Target};
+use session::{Named, Target};
 
 /// From this version on topics are named by id.
 const TOPIC_IDS: i16 = 13;
@@ -56,30 +56,25 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: FetchReque
     let (send, session_id) = broker.fetch_sessions.finish(begun, &pass.answers, broker.clock.now_ms());
     let mut response = FetchResponse { session_id, ..FetchResponse::default() };
     let mut leaders = BTreeSet::new();
+    let mut last = None;
     for ((read, mut answer), send) in reads.list.iter().zip(pass.answers).zip(send) {
         read.count(&answer);
         if !send {
             continue;
         }
         read.name_leader(broker, context.version, &mut answer, &mut leaders);
-        push(&mut response, &read.target.key, answer);
+        if last.replace(&read.target.topic) == Some(&read.target.topic)
+            && let Some(topic) = response.responses.last_mut()
+        {
+            topic.partitions.push(answer);
+        } else {
+            let Named { name, topic_id } = &*read.target.topic;
+            let (name, topic_id) = (name.clone(), *topic_id);
+            response.responses.push(TopicRecords { name, topic_id, partitions: vec![answer] });
+        }
     }
     response.node_endpoints = node_endpoints(broker, &leaders);
     response
-}
-
-/// Adds an answer to that of its topic, where this is the last one.
-fn push(response: &mut FetchResponse, key: &Key, answer: PartitionRecords) {
-    match response.responses.last_mut() {
-        Some(topic) if topic.name == key.name && topic.topic_id == key.topic_id => {
-            topic.partitions.push(answer)
-        }
-        _ => response.responses.push(TopicRecords {
-            name: key.name.clone(),
-            topic_id: key.topic_id,
-            partitions: vec![answer],
-        }),
-    }
 }
 
 /// All reads of one request.
@@ -110,7 +105,15 @@ struct Pass {
 
 impl Reads {
     fn new(broker: &Broker, context: &Context, request: &FetchRequest, targets: &[Target]) -> Self {
-        let list = targets.iter().map(|target| Read::new(broker, context.version, target)).collect();
+        let mut list: Vec<Read> = Vec::with_capacity(targets.len());
+        for target in targets {
+            let topic = match list.last() {
+                Some(last) if last.target.topic == target.topic => last.topic.clone(),
+                _ if context.version >= TOPIC_IDS => broker.partitions.topic_by_id(target.topic.topic_id),
+                _ => broker.partitions.topic(&target.topic.name),
+            };
+            list.push(Read::new(broker, context.version, target, topic));
+        }
         let wanted = usize::try_from(request.max_bytes).unwrap_or(0);
         Self {
             version: context.version,
@@ -171,7 +174,7 @@ impl Reads {
             let partition_max = usize::try_from(read.target.wanted.partition_max_bytes).unwrap_or(0);
             let room = partition_max.min(self.max_bytes.saturating_sub(pass.bytes));
             let mut answer = read.now(self, room, pass.bytes == 0, waiting, &mut pass.would_wait);
-            answer.partition_index = read.target.key.partition;
+            answer.partition_index = read.target.wanted.partition;
             pass.bytes += answer.records.len();
             pass.urgent |= answer.error_code != 0 || answer.diverging_epoch.epoch != -1;
             pass.answers.push(answer);
@@ -181,15 +184,11 @@ impl Reads {
 }
 
 impl Read {
-    fn new(broker: &Broker, version: i16, target: &Target) -> Self {
-        let topic = match version {
-            TOPIC_IDS.. => broker.partitions.topic_by_id(target.key.topic_id),
-            _ => broker.partitions.topic(&target.key.name),
-        };
+    fn new(broker: &Broker, version: i16, target: &Target, topic: Option<Arc<Topic>>) -> Self {
         let partition = match &topic {
             None if version >= TOPIC_IDS => Err(ErrorCode::UnknownTopicId),
             None => Err(ErrorCode::UnknownTopicOrPartition),
-            Some(topic) => match broker.partitions.partition(topic, target.key.partition) {
+            Some(topic) => match broker.partitions.partition(topic, target.wanted.partition) {
                 Lookup::Here(partition) => Ok(partition),
                 Lookup::Elsewhere => Err(ErrorCode::NotLeaderOrFollower),
                 Lookup::Unknown => Err(ErrorCode::UnknownTopicOrPartition),
@@ -298,7 +297,8 @@ impl Read {
             return;
         }
         let Some(topic) = &self.topic else { return };
-        if let Some((leader_id, leader_epoch)) = broker.partitions.leader(topic, self.target.key.partition) {
+        if let Some((leader_id, leader_epoch)) = broker.partitions.leader(topic, self.target.wanted.partition)
+        {
             answer.current_leader = LeaderIdAndEpoch { leader_id, leader_epoch };
             leaders.insert(leader_id);
         }

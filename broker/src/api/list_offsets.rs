@@ -21,7 +21,7 @@ use replication::{Isolation, Partition, ReplicationError};
 
 use super::{Broker, Context, fetch::check_epoch};
 use crate::{
-    partitions::Lookup,
+    partitions::{Lookup, Topic},
     protocol::{
         ErrorCode, Str,
         messages::list_offsets::{
@@ -55,17 +55,19 @@ pub async fn handle(
     let mut twice = named_twice(&request);
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
+        let known = broker.partitions.topic(&topic.name);
+        let mut named_twice = twice.get_mut(&topic.name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in topic.partitions {
             let index = wanted.partition_index;
             // What is named twice is answered once.
-            let answer = match twice.get_mut(&(topic.name.clone(), index)) {
+            let answer = match named_twice.as_mut().and_then(|twice| twice.get_mut(&index)) {
                 Some(answered) if *answered => continue,
                 Some(answered) => {
                     *answered = true;
                     Err(ErrorCode::InvalidRequest)
                 }
-                None => offset(broker, context.version, &topic.name, wanted, isolation).await,
+                None => offset(broker, context.version, known.as_deref(), wanted, isolation).await,
             };
             partitions.push(match answer {
                 Ok(answer) => ListOffsetsPartitionResponse { partition_index: index, ..answer },
@@ -82,23 +84,30 @@ pub async fn handle(
 }
 
 /// Partitions that are named more than once, none of them answered so far.
-fn named_twice(request: &ListOffsetsRequest) -> HashMap<(Str, i32), bool> {
-    let mut once = HashSet::new();
-    let named = request.topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|partition| (topic.name.clone(), partition.partition_index))
-    });
-    named.filter(|key| !once.insert(key.clone())).map(|key| (key, false)).collect()
+fn named_twice(request: &ListOffsetsRequest) -> HashMap<Str, HashMap<i32, bool>> {
+    let mut once: HashMap<&Str, HashSet<i32>> = HashMap::new();
+    let mut twice: HashMap<Str, HashMap<i32, bool>> = HashMap::new();
+    for topic in &request.topics {
+        let once = once.entry(&topic.name).or_default();
+        let again = topic.partitions.iter().map(|partition| partition.partition_index);
+        let again: HashMap<i32, bool> =
+            again.filter(|index| !once.insert(*index)).map(|index| (index, false)).collect();
+        if !again.is_empty() {
+            twice.entry(topic.name.clone()).or_default().extend(again);
+        }
+    }
+    twice
 }
 
 async fn offset(
     broker: &Broker,
     version: i16,
-    topic: &str,
+    topic: Option<&Topic>,
     wanted: ListOffsetsPartition,
     isolation: Isolation,
 ) -> Result<ListOffsetsPartitionResponse, ErrorCode> {
-    let topic = broker.partitions.topic(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    let partition = match broker.partitions.partition(&topic, wanted.partition_index) {
+    let topic = topic.ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let partition = match broker.partitions.partition(topic, wanted.partition_index) {
         Lookup::Here(partition) => partition,
         Lookup::Elsewhere => return Err(ErrorCode::NotLeaderOrFollower),
         Lookup::Unknown => return Err(ErrorCode::UnknownTopicOrPartition),

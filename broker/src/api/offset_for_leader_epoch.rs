@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Broker, Context, fetch::check_epoch};
 use crate::{
-    partitions::Lookup,
+    partitions::{Lookup, Topic},
     protocol::{
         ErrorCode,
         messages::offset_for_leader_epoch::{
@@ -28,10 +28,11 @@ pub async fn handle(
         .topics
         .into_iter()
         .map(|topic| {
+            let known = broker.partitions.topic(&topic.topic);
             let partitions = topic
                 .partitions
                 .iter()
-                .map(|wanted| match end_offset(broker, &topic.topic, wanted) {
+                .map(|wanted| match end_offset(broker, known.as_deref(), wanted) {
                     Ok((leader_epoch, end_offset)) => EpochEndOffset {
                         partition: wanted.partition,
                         leader_epoch,
@@ -53,11 +54,11 @@ pub async fn handle(
 
 fn end_offset(
     broker: &Broker,
-    topic: &str,
+    topic: Option<&Topic>,
     wanted: &OffsetForLeaderPartition,
 ) -> Result<(i32, i64), ErrorCode> {
-    let topic = broker.partitions.topic(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    let partition = match broker.partitions.partition(&topic, wanted.partition) {
+    let topic = topic.ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let partition = match broker.partitions.partition(topic, wanted.partition) {
         Lookup::Here(partition) => partition,
         Lookup::Elsewhere => return Err(ErrorCode::NotLeaderOrFollower),
         Lookup::Unknown => return Err(ErrorCode::UnknownTopicOrPartition),

@@ -76,12 +76,13 @@ pub fn start(
         unfinished: 0,
     };
     let refused = match (acks, &request.transactional_id) {
-        (None, _) => {
-            Some((ErrorCode::InvalidRequiredAcks, format!("acks = {} is none of -1, 0 and 1", request.acks)))
-        }
+        (None, _) => Some((
+            ErrorCode::InvalidRequiredAcks,
+            Str::from(format!("acks = {} is none of -1, 0 and 1", request.acks)),
+        )),
         (_, Some(_)) => Some((
             ErrorCode::TransactionalIdAuthorizationFailed,
-            "this broker has no transactions".to_owned(),
+            Str::from_static("this broker has no transactions"),
         )),
         _ => None,
     };
@@ -98,7 +99,7 @@ struct Submission<'a> {
     broker: &'a Arc<Broker>,
     context: &'a Context,
     acks: Acks,
-    refused: Option<(ErrorCode, String)>,
+    refused: Option<(ErrorCode, Str)>,
     number: u64,
     completions: &'a Arc<CompletionQueue>,
 }
@@ -106,14 +107,18 @@ struct Submission<'a> {
 impl Submission<'_> {
     fn topic(&self, data: TopicData, produce: &mut PendingProduce) {
         let by_id = self.context.version >= 13;
+        // Messages do not repeat the name: they stand in the answer once for each partition that the client thinks up.
         let topic = match &self.refused {
             Some(refused) => Err(refused.clone()),
-            None if by_id => self.broker.partitions.topic_by_id(data.topic_id).ok_or_else(|| {
-                (ErrorCode::UnknownTopicId, format!("there is no topic with id {}", data.topic_id))
-            }),
-            None => self.broker.partitions.topic(&data.name).ok_or_else(|| {
-                (ErrorCode::UnknownTopicOrPartition, format!("there is no topic '{}'", &*data.name))
-            }),
+            None if by_id => self
+                .broker
+                .partitions
+                .topic_by_id(data.topic_id)
+                .ok_or((ErrorCode::UnknownTopicId, Str::from_static("there is no topic of this id"))),
+            None => self.broker.partitions.topic(&data.name).ok_or((
+                ErrorCode::UnknownTopicOrPartition,
+                Str::from_static("there is no topic of this name"),
+            )),
         };
         let index = produce.response.responses.len();
         produce.response.responses.push(TopicResponse {
@@ -151,35 +156,35 @@ impl Submission<'_> {
     ) -> PartitionResponse {
         TopicCounters::add(&topic.counters.produce_requests, 1);
         let mut answer = PartitionResponse { index: data.index, ..PartitionResponse::default() };
-        let mut fail = |code: ErrorCode, message: String| {
+        let mut fail = |code: ErrorCode, message: Str| {
             TopicCounters::add(&topic.counters.failed_produce_requests, 1);
             refuse(&mut answer, code, message);
         };
         if topic.is_internal() && &*self.context.client_id != ADMIN_CLIENT_ID {
-            fail(ErrorCode::InvalidTopicException, "clients may not write to an internal topic".to_owned());
+            let message = Str::from_static("clients may not write to an internal topic");
+            fail(ErrorCode::InvalidTopicException, message);
             return answer;
         }
         let partition = match self.broker.partitions.partition(topic, data.index) {
             Lookup::Here(partition) => partition,
             Lookup::Elsewhere => {
-                fail(ErrorCode::NotLeaderOrFollower, "this broker does not lead the partition".to_owned());
+                let message = Str::from_static("this broker does not lead the partition");
+                fail(ErrorCode::NotLeaderOrFollower, message);
                 return answer;
             }
             Lookup::Unknown => {
-                fail(
-                    ErrorCode::UnknownTopicOrPartition,
-                    format!("topic '{}' has no partition {}", topic.info.name, data.index),
-                );
+                let message = Str::from_static("the topic has no such partition");
+                fail(ErrorCode::UnknownTopicOrPartition, message);
                 return answer;
             }
         };
         if self.acks == Acks::All && !enough_replicas(&topic.config, topic, data.index) {
             fail(
                 ErrorCode::NotEnoughReplicas,
-                format!(
+                Str::from(format!(
                     "min.insync.replicas = {} is more than there are replicas",
                     topic.config.min_insync_replicas
-                ),
+                )),
             );
             return answer;
         }
@@ -187,7 +192,7 @@ impl Submission<'_> {
         {
             Ok(batch) => batch,
             Err(error) => {
-                fail(ErrorCode::from(&error), error.to_string());
+                fail(ErrorCode::from(&error), Str::from(error.to_string()));
                 answer.record_errors = record_errors(&error);
                 return answer;
             }

@@ -89,6 +89,9 @@ impl fmt::Display for Str {
     }
 }
 
+/// Bytes of the longest string that a message may hold.
+const LONGEST_STRING: usize = i16::MAX as usize;
+
 /// Reads a message of one version.
 #[derive(Clone, Debug)]
 pub struct Reader {
@@ -204,6 +207,10 @@ impl Reader {
 
     fn string(&mut self) -> Result<Option<Str>, DecodeError> {
         match self.length(false)? {
+            // As in Kafka, also where the length is compact and could say more.
+            Some(length) if length > LONGEST_STRING => {
+                Err(DecodeError::Malformed("a string of more than 32,767 bytes"))
+            }
             Some(length) => {
                 let bytes = self.take(length)?;
                 match String::from_utf8_lossy(&bytes) {
@@ -390,7 +397,10 @@ impl Writer {
         }
     }
 
+    /// Writes a string. The end of one that nobody may read is left out: a message of ours that repeats what a client sent, or a name
+    /// that grew when it was made UTF-8.
     fn string(&mut self, text: Option<&str>) {
+        let text = text.map(|text| &text[..text.floor_char_boundary(LONGEST_STRING)]);
         self.length(text.map(str::len), false);
         self.put(text.unwrap_or_default().as_bytes());
     }
@@ -634,6 +644,30 @@ mod tests {
         };
         assert_eq!(read(count).unwrap().len(), count);
         assert!(read(count + 1).is_err());
+    }
+
+    /// Proves: W2 (the sizes of strings), fault I02.
+    #[test]
+    fn a_string_has_at_most_32767_bytes_in_any_encoding() {
+        for flexible in [false, true] {
+            for text in ["x".repeat(40_000), "\u{e9}".repeat(20_000)] {
+                let mut writer = Writer::new(0, flexible);
+                Str::from(text.as_str()).write(&mut writer);
+                let read = Str::read(&mut Reader::new(writer.into_bytes(), 0, flexible)).unwrap();
+                assert!(text.starts_with(&*read) && read.len() > LONGEST_STRING - 2, "{}", read.len());
+            }
+        }
+        for length in [LONGEST_STRING, LONGEST_STRING + 1] {
+            let mut writer = Writer::new(0, true);
+            writer.length(Some(length), false);
+            writer.put(&vec![b'x'; length]);
+            let bytes = writer.into_bytes();
+            assert_eq!(Str::read(&mut Reader::new(bytes.clone(), 0, true)).is_ok(), length == LONGEST_STRING);
+            assert_eq!(
+                Option::<Str>::read(&mut Reader::new(bytes, 0, true)).is_ok(),
+                length == LONGEST_STRING
+            );
+        }
     }
 
     /// Requests of many tiny elements: a small one is read, of a large one no more than a few times its size is made.

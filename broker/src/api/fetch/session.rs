@@ -8,11 +8,12 @@
 //! (id, n), n = next        what changed of the session    partitions with something new; 70 unknown id, 71 other epoch
 //! ```
 //! A session's partitions are served in order, and one that had records goes to the end, so that none starves. When all
-//! slots are taken, a new session evicts one that was idle for two minutes, or else a smaller one.
+//! slots are taken, a new session evicts one that was idle for two minutes, or else a smaller one. A session that would keep
+//! many partitions that do not exist is not made, or ends: a client is served without one as well.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use uuid::Uuid;
@@ -23,29 +24,33 @@ use crate::{
         ErrorCode, Str,
         messages::fetch::{FetchPartition, FetchRequest, PartitionRecords},
     },
+    topics::MAX_NAME,
 };
 
 /// A session not used for so long makes room for any other, milliseconds.
 const IDLE_MS: i64 = 120_000;
+/// A session keeps no more partitions than this that do not exist, and no name that no topic can have: so its size is bounded by what
+/// the cluster holds.
+const MAX_UNKNOWN: usize = 64;
 
-/// A partition as clients name it: by topic name up to version 12, by topic id from 13 on.
+/// A topic as clients name it: by name up to version 12, by id from 13 on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub struct Named {
     /// The topic's name; empty where it is named by id.
     pub name: Str,
     /// The topic's id; nil where it is named by name.
     pub topic_id: Uuid,
-    /// The partition.
-    pub partition: i32,
 }
 
 /// What a client wants of one partition.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Which.
-    pub key: Key,
-    /// From where, how much, and which epochs the client knows.
+    /// Of which topic: one for all its partitions, as a name may be long and partitions many.
+    pub topic: Arc<Named>,
+    /// Which partition, from where, how much, and which epochs the client knows.
     pub wanted: FetchPartition,
+    /// Where it stands in its session.
+    place: u64,
 }
 
 /// A request's partitions, joined with those of its session.
@@ -76,7 +81,7 @@ struct Session {
     next_epoch: i32,
     used_ms: i64,
     partitions: BTreeMap<u64, Member>,
-    places: HashMap<Key, u64>,
+    places: HashMap<Arc<Named>, HashMap<i32, u64>>,
     next_place: u64,
 }
 
@@ -88,31 +93,68 @@ struct Member {
 }
 
 impl Session {
-    fn put(&mut self, mut target: Target, told: (i64, i64)) {
-        // A copy: a slice would keep the whole buffer that the request came in.
-        target.key.name = Str::from(&*target.key.name);
-        let place = self.next_place;
-        self.next_place += 1;
-        self.places.insert(target.key.clone(), place);
-        self.partitions.insert(place, Member { target, told });
+    fn new(by_id: bool, now_ms: i64) -> Self {
+        Self {
+            by_id,
+            next_epoch: 1,
+            used_ms: now_ms,
+            partitions: BTreeMap::new(),
+            places: HashMap::new(),
+            next_place: 0,
+        }
     }
 
-    fn remove(&mut self, key: &Key) -> Option<Member> {
-        self.places.remove(key).and_then(|place| self.partitions.remove(&place))
+    /// The session's own name of a topic.
+    fn named(&self, name: &Str, topic_id: Uuid) -> Arc<Named> {
+        let named = Named { name: name.clone(), topic_id };
+        match self.places.get_key_value(&named) {
+            Some((known, _)) => Arc::clone(known),
+            // A copy: a slice would keep the whole buffer that the request came in.
+            None => Arc::new(Named { name: Str::from(&**name), ..named }),
+        }
+    }
+
+    /// Puts a partition behind all others.
+    fn put(&mut self, topic: Arc<Named>, wanted: FetchPartition, told: (i64, i64)) {
+        let place = self.next_place;
+        self.next_place += 1;
+        self.places.entry(Arc::clone(&topic)).or_default().insert(wanted.partition, place);
+        self.partitions.insert(place, Member { target: Target { topic, wanted, place }, told });
     }
 
     /// Takes over what an incremental request changes.
     fn update(&mut self, request: &FetchRequest) {
         for topic in &request.forgotten_topics {
+            let named = Named { name: topic.name.clone(), topic_id: topic.topic_id };
+            let Some(places) = self.places.get_mut(&named) else { continue };
             for partition in &topic.partitions {
-                let key = Key { name: topic.name.clone(), topic_id: topic.topic_id, partition: *partition };
-                self.remove(&key);
+                if let Some(place) = places.remove(partition) {
+                    self.partitions.remove(&place);
+                }
+            }
+            if places.is_empty() {
+                self.places.remove(&named);
             }
         }
-        for target in targets(request) {
-            match self.places.get(&target.key).and_then(|place| self.partitions.get_mut(place)) {
-                Some(member) => member.target.wanted = target.wanted,
-                None => self.put(target, (-1, -1)),
+        for topic in &request.topics {
+            // Looked up once for all its partitions, as is everything that costs as much as a name is long.
+            let named = self.named(&topic.name, topic.topic_id);
+            let mut places = self.places.remove(&named).unwrap_or_default();
+            for wanted in &topic.partitions {
+                let known = places.get(&wanted.partition).and_then(|place| self.partitions.get_mut(place));
+                match known {
+                    Some(member) => member.target.wanted = wanted.clone(),
+                    None => {
+                        let place = self.next_place;
+                        self.next_place += 1;
+                        places.insert(wanted.partition, place);
+                        let target = Target { topic: Arc::clone(&named), wanted: wanted.clone(), place };
+                        self.partitions.insert(place, Member { target, told: (-1, -1) });
+                    }
+                }
+            }
+            if !places.is_empty() {
+                self.places.insert(named, places);
             }
         }
     }
@@ -173,26 +215,28 @@ impl Sessions {
         match begun.kind {
             Kind::Sessionless => (vec![true; answers.len()], 0),
             Kind::New { by_id } => {
-                (vec![true; answers.len()], self.create(begun.targets, by_id, answers, now_ms))
+                (vec![true; answers.len()], self.create(&begun.targets, by_id, answers, now_ms))
             }
             Kind::Incremental { id } => {
                 let mut sessions = self.lock();
                 // Ended or evicted meanwhile: the client learns it by its next request.
                 let Some(session) = sessions.get_mut(&id) else { return (vec![true; answers.len()], id) };
-                let send = begun
-                    .targets
-                    .iter()
-                    .zip(answers)
-                    .map(|(target, answer)| session.tell(&target.key, answer))
-                    .collect();
+                let targets = begun.targets.iter().zip(answers);
+                let send = targets.map(|(target, answer)| session.tell(target.place, answer)).collect();
+                if is_unknown(&begun.targets, answers) {
+                    sessions.remove(&id);
+                }
                 (send, id)
             }
         }
     }
 
-    fn create(&self, targets: Vec<Target>, by_id: bool, answers: &[PartitionRecords], now_ms: i64) -> i32 {
+    fn create(&self, targets: &[Target], by_id: bool, answers: &[PartitionRecords], now_ms: i64) -> i32 {
+        if targets.is_empty() || is_unknown(targets, answers) {
+            return 0;
+        }
         let mut sessions = self.lock();
-        if targets.is_empty() || !make_room(&mut sessions, self.slots, targets.len(), now_ms) {
+        if !make_room(&mut sessions, self.slots, targets.len(), now_ms) {
             return 0;
         }
         let id = loop {
@@ -201,18 +245,14 @@ impl Sessions {
                 break id;
             }
         };
-        let mut session = Session {
-            by_id,
-            next_epoch: 1,
-            used_ms: now_ms,
-            partitions: BTreeMap::new(),
-            places: HashMap::new(),
-            next_place: 0,
-        };
-        for (target, answer) in targets.into_iter().zip(answers) {
+        let mut session = Session::new(by_id, now_ms);
+        for (target, answer) in targets.iter().zip(answers) {
+            let named = session.named(&target.topic.name, target.topic.topic_id);
             // A partition named twice stands there once, as it was named last.
-            session.remove(&target.key);
-            session.put(target, (answer.high_watermark, answer.log_start_offset));
+            if let Some(place) = session.places.get(&named).and_then(|it| it.get(&target.wanted.partition)) {
+                session.partitions.remove(place);
+            }
+            session.put(named, target.wanted.clone(), (answer.high_watermark, answer.log_start_offset));
         }
         sessions.insert(id, session);
         id
@@ -221,8 +261,7 @@ impl Sessions {
 
 impl Session {
     /// Whether an answer has something that the client was not told; if so, it is told now.
-    fn tell(&mut self, key: &Key, answer: &PartitionRecords) -> bool {
-        let Some(place) = self.places.get(key).copied() else { return true };
+    fn tell(&mut self, place: u64, answer: &PartitionRecords) -> bool {
         let Some(member) = self.partitions.get_mut(&place) else { return true };
         let now = (answer.high_watermark, answer.log_start_offset);
         let changed = member.told != now;
@@ -233,8 +272,8 @@ impl Session {
             return true;
         }
         if !answer.records.is_empty() {
-            if let Some(member) = self.remove(key) {
-                self.put(member.target, member.told);
+            if let Some(Member { target, told }) = self.partitions.remove(&place) {
+                self.put(target.topic, target.wanted, told);
             }
             return true;
         }
@@ -244,11 +283,17 @@ impl Session {
 
 fn targets(request: &FetchRequest) -> impl Iterator<Item = Target> + '_ {
     request.topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|partition| Target {
-            key: Key { name: topic.name.clone(), topic_id: topic.topic_id, partition: partition.partition },
-            wanted: partition.clone(),
-        })
+        let named = Arc::new(Named { name: topic.name.clone(), topic_id: topic.topic_id });
+        let wanted = topic.partitions.iter().cloned();
+        wanted.map(move |wanted| Target { topic: Arc::clone(&named), wanted, place: 0 })
     })
+}
+
+/// Whether so much of what is asked for does not exist that it is not kept.
+fn is_unknown(targets: &[Target], answers: &[PartitionRecords]) -> bool {
+    let codes = [ErrorCode::UnknownTopicOrPartition, ErrorCode::UnknownTopicId].map(ErrorCode::number);
+    let unknown = answers.iter().filter(|answer| codes.contains(&answer.error_code)).count();
+    unknown > MAX_UNKNOWN || targets.iter().any(|target| target.topic.name.len() > MAX_NAME)
 }
 
 /// Whether there is room for a session of this many partitions, if need be by evicting another.
@@ -300,7 +345,7 @@ mod tests {
     }
 
     fn served(begun: &Begun) -> Vec<i32> {
-        begun.targets.iter().map(|target| target.key.partition).collect()
+        begun.targets.iter().map(|target| target.wanted.partition).collect()
     }
 
     fn create(sessions: &Sessions, partitions: &[i32], now_ms: i64) -> i32 {
@@ -360,6 +405,33 @@ mod tests {
         sessions.lock().get_mut(&id).unwrap().next_epoch = i32::MAX;
         sessions.begin(&request(id, i32::MAX, &[]), false, 0).unwrap();
         assert!(sessions.begin(&request(id, 1, &[]), false, 0).is_ok());
+    }
+
+    /// A few partitions that do not exist are kept, for they may come to be; many make a session that is not worth its memory.
+    ///
+    /// Proves: F14, F16.
+    #[test]
+    fn what_does_not_exist_takes_no_room_in_sessions() {
+        let sessions = Sessions::new(10);
+        let failed = PartitionRecords { error_code: 3, ..answer(-1) };
+        let many: Vec<i32> = (0..=MAX_UNKNOWN as i32).collect();
+        let begun = sessions.begin(&request(0, 0, &many), false, 0).unwrap();
+        assert_eq!(sessions.finish(begun, &vec![failed.clone(); many.len()], 0).1, 0);
+        let few = &many[1..];
+        let begun = sessions.begin(&request(0, 0, few), false, 0).unwrap();
+        let id = sessions.finish(begun, &vec![failed.clone(); few.len()], 0).1;
+        assert!(id > 0);
+        let begun = sessions.begin(&request(id, 1, &many[..1]), false, 0).unwrap();
+        assert_eq!(begun.targets.len(), many.len());
+        assert_eq!(sessions.finish(begun, &vec![failed; many.len()], 0), (vec![true; many.len()], id));
+        assert_eq!(
+            sessions.begin(&request(id, 2, &[]), false, 0).unwrap_err(),
+            ErrorCode::FetchSessionIdNotFound
+        );
+        let mut long = request(0, 0, &[0]);
+        long.topics[0].name = "x".repeat(MAX_NAME + 1).as_str().into();
+        let begun = sessions.begin(&long, false, 0).unwrap();
+        assert_eq!(sessions.finish(begun, &[PartitionRecords { error_code: 3, ..answer(-1) }], 0).1, 0);
     }
 
     /// Proves: F16.

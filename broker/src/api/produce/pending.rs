@@ -104,7 +104,7 @@ impl PendingProduce {
             }
             Err(error) => {
                 TopicCounters::add(&counters.failed_produce_requests, 1);
-                refuse(answer, ErrorCode::from(&error), error.to_string());
+                refuse(answer, ErrorCode::from(&error), Str::from(error.to_string()));
             }
         }
     }
@@ -116,7 +116,11 @@ impl PendingProduce {
             place.finished = true;
             let answer = &mut self.response.responses[place.topic].partitions[place.partition];
             TopicCounters::add(&place.counted.counters.failed_produce_requests, 1);
-            refuse(answer, ErrorCode::RequestTimedOut, "the batch was not committed in time".to_owned());
+            refuse(
+                answer,
+                ErrorCode::RequestTimedOut,
+                Str::from_static("the batch was not committed in time"),
+            );
         }
     }
 
@@ -141,9 +145,9 @@ impl PendingProduce {
 }
 
 /// Makes an answer one of failure.
-pub(super) fn refuse(answer: &mut PartitionResponse, code: ErrorCode, message: String) {
+pub(super) fn refuse(answer: &mut PartitionResponse, code: ErrorCode, message: Str) {
     answer.error_code = code.number();
-    answer.error_message = Some(Str::from(message));
+    answer.error_message = Some(message);
     answer.base_offset = -1;
     answer.log_append_time_ms = -1;
     answer.log_start_offset = -1;
