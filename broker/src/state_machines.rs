@@ -17,7 +17,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -26,7 +26,10 @@ use consumer_groups::{
     Coordinator, GroupConfig, GroupError, Outcome, Record, Request, Response, Token, partition_for,
 };
 use log_store::{LogSlice, RecordBatch, batch::BatchBuilder, compression::Inflater, log::Waiting};
-use replication::{Acks, AppendResult, Completion, CompletionQueue, Isolation, Partition, ReplicationError};
+use replication::{
+    Acks, AppendResult, Completion, CompletionQueue, Isolation, Node, Partition, ReplicationError,
+    metadata::MetadataImage,
+};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
@@ -106,16 +109,13 @@ impl Coordinators {
         drop(self.all(broker));
     }
 
-    /// Forgets the offsets of topics that no longer exist, or exist anew under their name.
+    /// Forgets the offsets of topics that no longer exist, or exist anew under their name. A partition that is being loaded does so when it
+    /// is.
     pub fn topics_changed(&self, broker: &Broker) {
-        let image = broker.node.metadata();
         for host in self.all(broker) {
-            host.change(|coordinator, _| {
-                coordinator.remove_topics(|name, id| match image.topics.get(name) {
-                    Some(topic) => !id.is_nil() && topic.id != id,
-                    None => true,
-                })
-            });
+            if let Some(active) = lock(&host.state).as_mut() {
+                active.forget_gone(&host);
+            }
         }
     }
 
@@ -182,6 +182,7 @@ impl Coordinators {
         let host = hosts.entry((topic, index)).or_insert_with(|| {
             let host = Arc::new(Host {
                 partition,
+                node: Arc::downgrade(&broker.node),
                 clock: broker.clock.clone(),
                 config: group_config(&broker.config),
                 state: Mutex::default(),
@@ -214,6 +215,8 @@ fn group_config(config: &Config) -> GroupConfig {
 #[derive(Debug)]
 struct Host {
     partition: Arc<Partition>,
+    /// Not held: its end ends this too.
+    node: Weak<Node>,
     clock: Clock,
     config: GroupConfig,
     state: Mutex<Option<Active>>,
@@ -281,6 +284,24 @@ impl Active {
         }
     }
 
+    /// Removes the offsets of topics that are gone. The image is read under the lock of the state: an older one would not know a topic
+    /// that was made meanwhile and has an offset here already.
+    fn forget_gone(&mut self, host: &Host) {
+        let Some(node) = host.node.upgrade() else { return };
+        let image = node.metadata();
+        let outcome = self.coordinator.remove_topics(|name, id| is_gone(&image, name, id));
+        self.take(host, outcome);
+    }
+
+    /// Whether a request commits offsets of a topic that went while the request was on its way here.
+    fn is_late(&self, host: &Host, request: &Request) -> bool {
+        let (Request::OffsetCommit(commit), Some(node)) = (request, host.node.upgrade()) else {
+            return false;
+        };
+        let image = node.metadata();
+        commit.offsets.iter().any(|offset| !image.topics_by_id.contains_key(&offset.topic_id))
+    }
+
     /// Appends the whole live state where the log holds far more than it.
     fn rewrite_if_long(&mut self, host: &Host) {
         if self.superseded.is_some() || self.log_bytes <= rewrite_above(self.coordinator.live_bytes()) {
@@ -295,6 +316,14 @@ impl Active {
     }
 }
 
+/// Whether a topic is no more, told by its name and the id that it had at a commit (nil: not known).
+fn is_gone(image: &MetadataImage, name: &str, id: Uuid) -> bool {
+    match image.topics.get(name) {
+        Some(topic) => !id.is_nil() && topic.id != id,
+        None => true,
+    }
+}
+
 /// A log larger than this is rewritten.
 fn rewrite_above(live_bytes: usize) -> u64 {
     REWRITE_ABOVE.max(live_bytes as u64 * 4)
@@ -304,6 +333,10 @@ impl Host {
     fn ask(&self, request: Request) -> Result<oneshot::Receiver<Response>, GroupError> {
         let mut state = lock(&self.state);
         let active = state.as_mut().ok_or(GroupError::Loading)?;
+        if active.is_late(self, &request) {
+            // The client asks again, and is told which topic there is no more.
+            return Err(GroupError::Loading);
+        }
         let token = Token(active.next_token);
         active.next_token += 1;
         let (asker, answer) = oneshot::channel();
@@ -336,10 +369,7 @@ impl Host {
             let host = Arc::clone(&self);
             match tokio::task::spawn_blocking(move || host.load()).await {
                 Ok(Ok((coordinator, log_bytes))) => {
-                    let mut active = Active::new(coordinator, log_bytes, first_append);
-                    let outcome = active.coordinator.loaded(self.clock.now_ms());
-                    active.take(&self, outcome);
-                    *lock(&self.state) = Some(active);
+                    self.begin(coordinator, log_bytes, first_append);
                     first_append = self.serve().await;
                 }
                 Ok(Err(ReplicationError::Stopping)) | Err(_) => return,
@@ -349,6 +379,19 @@ impl Host {
             }
             tokio::time::sleep(RELOAD_DELAY).await;
         }
+    }
+
+    /// Takes up what was loaded. Offsets of topics that went since they were stored go first: whoever deletes a topic tells only the
+    /// coordinators that are loaded, and a crash may come before they have appended it. The image is complete: a node has caught up with its
+    /// metadata before it has any host.
+    fn begin(&self, coordinator: Coordinator, log_bytes: u64, first_append: u64) {
+        // From before the image is read until the state stands: a topic that goes is either gone in the image, or told to the state.
+        let mut state = lock(&self.state);
+        let mut active = Active::new(coordinator, log_bytes, first_append);
+        let outcome = active.coordinator.loaded(self.clock.now_ms());
+        active.take(self, outcome);
+        active.forget_gone(self);
+        *state = Some(active);
     }
 
     /// Reads the whole partition into a new coordinator; with it the bytes that were read. Blocks on the disk.

@@ -65,7 +65,7 @@ mod tests {
     use uuid::Uuid;
 
     use crate::{
-        Coordinator, GroupConfig, Outcome, Request, Response, Token,
+        Coordinator, GroupConfig, Outcome, Record, Request, Response, Token,
         request::{
             Heartbeat, JoinGroup, LeaveGroup, LeavingMember, OffsetCommit, PartitionCommit, SyncGroup,
         },
@@ -104,9 +104,13 @@ mod tests {
         }
 
         fn commit(&mut self, topic: &str, member_id: &str, generation: i32) {
+            self.commit_of(topic, Uuid::from_u128(1), member_id, generation);
+        }
+
+        fn commit_of(&mut self, topic: &str, topic_id: Uuid, member_id: &str, generation: i32) {
             let offset = PartitionCommit {
                 topic: topic.into(),
-                topic_id: Uuid::from_u128(1),
+                topic_id,
                 partition: 0,
                 offset: 5,
                 leader_epoch: -1,
@@ -213,5 +217,37 @@ mod tests {
         assert_eq!(run.topics(), ["read"]);
         run.wait(300);
         assert!(run.topics().is_empty());
+    }
+
+    /// A topic is told by its name and by the id that it had at the commit; what is removed is removed for a replay, too.
+    ///
+    /// Proves: O11.
+    #[test]
+    fn offsets_of_topics_that_are_gone_are_removed_and_no_others() {
+        let mut run = Run::new();
+        let ids = [("gone", 1), ("anew", 1), ("kept", 3), ("unknown", 0)];
+        let mut log: Vec<Record> = Vec::new();
+        for (topic, id) in ids {
+            run.commit_of(topic, Uuid::from_u128(id), "", -1);
+        }
+        log.extend(run.coordinator.snapshot_records());
+        let current = [("anew", 2), ("kept", 3), ("unknown", 4)];
+        let gone = |name: &str, id: Uuid| match current.iter().find(|(topic, _)| *topic == name) {
+            Some((_, current)) => !id.is_nil() && id.as_u128() != *current,
+            None => true,
+        };
+        let outcome = run.coordinator.remove_topics(gone);
+        assert!(outcome.replies.is_empty() && outcome.records.iter().all(|record| record.value.is_none()));
+        assert_eq!(outcome.records.len(), 2);
+        assert_eq!(run.topics(), ["kept", "unknown"]);
+        run.coordinator.check_invariants();
+        assert_eq!(run.coordinator.remove_topics(gone), Outcome::default());
+        log.extend(outcome.records);
+        let mut replayed = Coordinator::new(GroupConfig::default());
+        for record in &log {
+            replayed.replay(&record.key, record.value.as_deref()).unwrap();
+        }
+        let left: Vec<_> = replayed.offsets().map(|stored| &**stored.topic).collect();
+        assert_eq!(left, ["kept", "unknown"]);
     }
 }

@@ -465,7 +465,7 @@ async fn a_created_topic_serves_at_once() {
     node.shutdown().await;
 }
 
-/// Proves: D22, O11: a deleted topic ends fetches at once; created again under its name it begins at 0.
+/// Proves: D22: a deleted topic ends fetches at once; created again under its name it begins at 0.
 #[tokio::test]
 async fn a_deleted_topic_ends_at_once_and_begins_anew() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ use std::{
 use alluvium::protocol::{
     Str,
     messages::{
+        delete_topics::DeleteTopicsRequest,
         describe_groups::DescribeGroupsRequest,
         find_coordinator::FindCoordinatorRequest,
         heartbeat::HeartbeatRequest,
@@ -455,6 +456,103 @@ fn the_offsets_log_is_rewritten_and_trimmed() {
     assert_eq!(found.len(), PARTITIONS as usize);
     for partition in found {
         assert_eq!(partition.committed_offset, rounds * 1000 + i64::from(partition.partition_index));
+    }
+}
+
+/// Asks until the coordinator of this group is there and loaded.
+fn find_coordinator(wire: &mut Wire, group: &str) {
+    let find = FindCoordinatorRequest { key: group.into(), ..FindCoordinatorRequest::default() };
+    until(|| wire.call(&find, 3).error_code == 0);
+    let describe = DescribeGroupsRequest { groups: vec![group.into()], ..DescribeGroupsRequest::default() };
+    until(|| wire.call(&describe, 5).groups[0].error_code == 0);
+}
+
+/// Commits an offset of partition 0 for a group without members; the code.
+fn commit_offset(wire: &mut Wire, group: &str, topic: &str, committed_offset: i64) -> i16 {
+    let partition =
+        OffsetCommitRequestPartition { committed_offset, ..OffsetCommitRequestPartition::default() };
+    let commit = OffsetCommitRequest {
+        group_id: group.into(),
+        topics: vec![OffsetCommitRequestTopic { name: topic.into(), partitions: vec![partition] }],
+        ..OffsetCommitRequest::default()
+    };
+    wire.call(&commit, 8).topics[0].partitions[0].error_code
+}
+
+/// The offset that a group has committed for partition 0.
+fn committed_offset(wire: &mut Wire, group: &str, topic: &str) -> i64 {
+    let topics = vec![OffsetFetchRequestTopic { name: topic.into(), partition_indexes: vec![0] }];
+    let fetch =
+        OffsetFetchRequest { group_id: group.into(), topics: Some(topics), ..OffsetFetchRequest::default() };
+    let answer = wire.call(&fetch, 7);
+    assert_eq!(answer.error_code, 0);
+    answer.topics[0].partitions[0].committed_offset
+}
+
+fn delete_topic(wire: &mut Wire, topic: &str) {
+    let request = DeleteTopicsRequest {
+        topic_names: vec![topic.into()],
+        timeout_ms: 30_000,
+        ..DeleteTopicsRequest::default()
+    };
+    assert_eq!(wire.call(&request, 5).responses[0].error_code, 0);
+}
+
+/// A topic made anew under its name has no commits, also where the broker is killed right after the deletion; those of others stay.
+///
+/// Proves: O11.
+#[test]
+fn commits_go_with_their_topic() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &[]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    create(&mut wire, "kept", 1, &[]);
+    create(&mut wire, "recreated", 1, &[]);
+    find_coordinator(&mut wire, "g");
+    assert_eq!(commit_offset(&mut wire, "g", "kept", 3), 0);
+    for round in 0..3 {
+        assert_eq!(committed_offset(&mut wire, "g", "recreated"), -1, "round {round}");
+        assert_eq!(commit_offset(&mut wire, "g", "recreated", 5), 0);
+        assert_eq!(committed_offset(&mut wire, "g", "recreated"), 5);
+        delete_topic(&mut wire, "recreated");
+        assert_eq!(commit_offset(&mut wire, "g", "recreated", 5), 3);
+        if round > 0 {
+            broker.kill();
+            broker = Broker::on(data.path(), &[]);
+            wire = Wire::open(&broker.bootstrap);
+        }
+        create(&mut wire, "recreated", 1, &[]);
+        find_coordinator(&mut wire, "g");
+        assert_eq!(committed_offset(&mut wire, "g", "kept"), 3);
+    }
+    assert_eq!(committed_offset(&mut wire, "g", "recreated"), -1);
+}
+
+/// Commits that go on while topics come and go: what was acknowledged for a topic that is there is there.
+///
+/// Proves: O11.
+#[test]
+fn commits_survive_the_deletion_of_other_topics() {
+    let mut wire = Wire::open(groups());
+    let deleting = std::thread::spawn(|| {
+        let mut wire = Wire::open(groups());
+        for _ in 0..50 {
+            let topic = fresh("passing");
+            create(&mut wire, &topic, 1, &[]);
+            delete_topic(&mut wire, &topic);
+        }
+    });
+    let mut committed = Vec::new();
+    while !deleting.is_finished() && committed.len() < 300 {
+        let topic = fresh("lasting");
+        create(&mut wire, &topic, 1, &[]);
+        let group = fresh("g");
+        assert_eq!(commit_offset(&mut wire, &group, &topic, 8), 0);
+        committed.push((group, topic));
+    }
+    deleting.join().expect("topics come and go");
+    for (group, topic) in committed {
+        assert_eq!(committed_offset(&mut wire, &group, &topic), 8, "{group} of {topic}");
     }
 }
 
