@@ -1,6 +1,9 @@
 //! Metadata and bootstrap (M).
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use alluvium::protocol::{
     ErrorCode, Str,
@@ -15,7 +18,7 @@ use alluvium::protocol::{
 use uuid::Uuid;
 
 use crate::{
-    requests::{batch, create, describe, fresh, named, new_topic, produce_to, shared},
+    requests::{batch, create, describe, fetch_from, fresh, named, new_topic, produce_to, shared},
     support::{broker::Broker, wire::Wire},
 };
 
@@ -197,9 +200,77 @@ fn internal_topics_are_marked() {
     assert!(!describe(&mut wire, &name).is_internal);
 }
 
+/// Clients of each listener are told that listener's address, in Metadata and where an answer names the leader. So every leader can be
+/// reached from the listener that was asked: the error of one that cannot is never needed.
+///
+/// Proves: M1, M13, F12.
+#[test]
+fn each_listener_is_told_to_its_own_clients() {
+    let (broker, [inside, outside]) = two_listeners(&[
+        "--advertise",
+        "PLAINTEXT://inside.example:0",
+        "--advertise",
+        "OUTSIDE://outside.example:0",
+    ]);
+    let mut id = None;
+    for (port, host) in [(inside, "inside.example"), (outside, "outside.example")] {
+        let mut wire = Wire::open(&format!("127.0.0.1:{port}"));
+        let id = *id.get_or_insert_with(|| create(&mut wire, "reached", 2, &[]));
+        for version in [5, 6, 12] {
+            let response = wire.call(&named(&["reached"]), version);
+            let told: Vec<_> = response
+                .brokers
+                .iter()
+                .map(|told| (told.node_id, &*told.host, told.port.to_string()))
+                .collect();
+            assert_eq!(told, [(1, host, port.clone())], "v{version}");
+            let leaders = response.topics[0].partitions.iter().map(|one| (one.error_code, one.leader_id));
+            assert_eq!(leaders.collect::<Vec<_>>(), [(0, 1); 2], "v{version}");
+        }
+        let mut fenced = fetch_from(id, 0, 0, 0);
+        let epoch = describe(&mut wire, "reached").partitions[0].leader_epoch;
+        fenced.topics[0].partitions[0].current_leader_epoch = epoch - 1;
+        let response = wire.call(&fenced, 16);
+        let answer = &response.responses[0].partitions[0];
+        assert_eq!((answer.error_code, answer.current_leader.leader_id), (74, 1));
+        let leader = &response.node_endpoints[0];
+        assert_eq!((&*leader.host, leader.port.to_string()), (host, port.clone()));
+    }
+    drop(broker);
+}
+
+/// A broker with the listeners PLAINTEXT and OUTSIDE, and their ports.
+fn two_listeners(arguments: &[&str]) -> (Broker, [String; 2]) {
+    let listeners = ["--listen", "PLAINTEXT://127.0.0.1:0", "--listen", "OUTSIDE://127.0.0.1:0"];
+    let broker = Broker::ephemeral_with(&[&listeners, arguments].concat());
+    let port = |address: &str| address.rsplit(':').next().expect("a port").to_owned();
+    let (inside, admin) = (port(&broker.bootstrap), port(&broker.admin));
+    let mut listening = listening_ports(broker.pid());
+    listening.retain(|port| *port != inside && *port != admin);
+    let outside = listening.pop().expect("a second listener");
+    (broker, [inside, outside])
+}
+
+/// The TCP ports on which a process listens.
+fn listening_ports(pid: u32) -> Vec<String> {
+    let sockets: HashSet<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("its descriptors")
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("its sockets");
+    let listening = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let port = fields[1].split(':').nth(1)?;
+        // 0A is LISTEN.
+        (fields[3] == "0A" && sockets.contains(fields[9])).then_some(port)
+    });
+    listening.map(|port| u16::from_str_radix(port, 16).expect("a port").to_string()).collect()
+}
+
 /// The first replica is the preferred leader, and the leader is in sync.
 ///
-/// Proves: M11, M13.
+/// Proves: M11.
 #[test]
 fn replicas_name_the_preferred_leader() {
     let mut wire = Wire::open(shared());

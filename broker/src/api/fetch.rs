@@ -73,7 +73,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: FetchReque
             response.responses.push(TopicRecords { name, topic_id, partitions: vec![answer] });
         }
     }
-    response.node_endpoints = node_endpoints(broker, &leaders);
+    response.node_endpoints = node_endpoints(broker, context.listener, &leaders);
     response
 }
 

@@ -4,6 +4,8 @@
 //!   allow it; the answer waits up to half a second for it to serve, else it is error 3 and the client asks again (M17).
 //! - A partition without a serving leader stays in the list with error 5 and leader -1, so that keys keep their partition.
 //! - v10 and v11 carry topic ids in the request, but Kafka serves them only from v12 on (KIP-516).
+//! - A leader without the listener that a request came in on would be error 72 (5 before version 6). The one leader there is is this broker,
+//!   which has it.
 //! - Authorized operations: there is no authorizer, so all are allowed where they are asked for.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -94,17 +96,12 @@ pub(crate) async fn handle(
 
 /// Brokers as clients of the listener reach them; one without an endpoint there is left out.
 pub(crate) fn brokers(broker: &Broker, image: &MetadataImage, context: &Context) -> Vec<MetadataBroker> {
+    let others = image.brokers.values().filter(|other| other.id != broker.config.node_id);
+    let others = others.filter_map(|other| {
+        let (host, port) = broker.reached(other, context.listener)?;
+        Some(MetadataBroker { node_id: other.id, host, port, rack: other.rack.as_deref().map(Str::from) })
+    });
     let own = &broker.endpoints[context.listener];
-    let others =
-        image.brokers.values().filter(|other| other.id != broker.config.node_id).filter_map(|other| {
-            let (_, host, port) = other.endpoints.iter().find(|(listener, ..)| *listener == own.listener)?;
-            Some(MetadataBroker {
-                node_id: other.id,
-                host: Str::from(host.as_str()),
-                port: i32::from(*port),
-                rack: other.rack.as_deref().map(Str::from),
-            })
-        });
     let own = MetadataBroker {
         node_id: broker.config.node_id,
         host: Str::from(own.host.as_str()),

@@ -11,7 +11,7 @@
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use replication::{CompletionQueue, Node};
+use replication::{CompletionQueue, Node, metadata::BrokerInfo};
 
 use crate::{
     budget::Budget,
@@ -213,6 +213,19 @@ impl Broker {
             endpoints,
             stopping,
         })
+    }
+}
+
+impl Broker {
+    /// Where clients of the listener at this position reach a broker: what it tells clients of its listener of that name. None where it
+    /// has no such listener, which cannot be of this broker itself.
+    pub(crate) fn reached(&self, broker: &BrokerInfo, listener: usize) -> Option<(Str, i32)> {
+        let own = &self.endpoints[listener];
+        if broker.id == self.config.node_id {
+            return Some((Str::from(own.host.as_str()), i32::from(own.port)));
+        }
+        let (_, host, port) = broker.endpoints.iter().find(|(name, ..)| *name == own.listener)?;
+        Some((Str::from(host.as_str()), i32::from(*port)))
     }
 }
 

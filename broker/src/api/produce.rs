@@ -69,6 +69,7 @@ pub fn start(
         timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
         share: None,
         version: context.version,
+        listener: context.listener,
         correlation_id,
         answered: request.acks != 0,
         response: ProduceResponse::default(),
@@ -234,7 +235,7 @@ fn record_errors(error: &BatchError) -> Vec<RecordError> {
 }
 
 /// From version 10 on an answer of 6 names the leader and where it listens.
-fn name_leaders(broker: &Broker, version: i16, response: &mut ProduceResponse) {
+fn name_leaders(broker: &Broker, version: i16, listener: usize, response: &mut ProduceResponse) {
     if version < 10 {
         return;
     }
@@ -256,11 +257,15 @@ fn name_leaders(broker: &Broker, version: i16, response: &mut ProduceResponse) {
             }
         }
     }
-    response.node_endpoints = node_endpoints(broker, &named);
+    response.node_endpoints = node_endpoints(broker, listener, &named);
 }
 
-/// Where brokers listen, as answers of 6 tell it.
-pub fn node_endpoints(broker: &Broker, nodes: &std::collections::BTreeSet<i32>) -> Vec<NodeEndpoint> {
+/// Where brokers are reached from a listener, as answers of 6 tell it.
+pub fn node_endpoints(
+    broker: &Broker,
+    listener: usize,
+    nodes: &std::collections::BTreeSet<i32>,
+) -> Vec<NodeEndpoint> {
     if nodes.is_empty() {
         return Vec::new();
     }
@@ -268,14 +273,9 @@ pub fn node_endpoints(broker: &Broker, nodes: &std::collections::BTreeSet<i32>) 
     nodes
         .iter()
         .filter_map(|node| image.brokers.get(node))
-        .filter_map(|broker| {
-            let (_, host, port) = broker.endpoints.first()?;
-            Some(NodeEndpoint {
-                node_id: broker.id,
-                host: Str::from(host.as_str()),
-                port: i32::from(*port),
-                rack: broker.rack.as_deref().map(Str::from),
-            })
+        .filter_map(|info| {
+            let (host, port) = broker.reached(info, listener)?;
+            Some(NodeEndpoint { node_id: info.id, host, port, rack: info.rack.as_deref().map(Str::from) })
         })
         .collect()
 }

@@ -38,6 +38,8 @@ pub struct PendingProduce {
     pub share: Option<Share>,
     /// Version of the request.
     pub version: i16,
+    /// Position in [`Broker::endpoints`] of the listener that it came in on.
+    pub listener: usize,
     /// To be echoed.
     pub correlation_id: i32,
     /// Whether the client wants an answer at all.
@@ -138,7 +140,7 @@ impl PendingProduce {
                 None => Ok(None),
             };
         }
-        name_leaders(broker, self.version, &mut self.response);
+        name_leaders(broker, self.version, self.listener, &mut self.response);
         let pieces = encode_response::<ProduceRequest>(&self.response, self.version, self.correlation_id);
         Ok(Some(Answer { pieces }))
     }
