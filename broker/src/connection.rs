@@ -573,7 +573,9 @@ impl Connection {
             if now >= idle_at {
                 return Err(Close::Idle);
             }
-            let produce_at = self.produces.iter().map(|produce| produce.deadline).min();
+            // One that is finished stays behind those before it; its deadline means nothing any more.
+            let waiting = self.produces.iter().filter(|produce| !produce.is_finished());
+            let produce_at = waiting.map(|produce| produce.deadline).min();
             let slow_at = self.frame.as_ref().map(|_| now + PROGRESS_INTERVAL);
             let next =
                 [produce_at, slow_at, self.stop_deadline].into_iter().flatten().fold(idle_at, Instant::min);
@@ -597,7 +599,7 @@ impl Connection {
     }
 
     fn time_out_produces(&mut self, now: Instant) -> Result<(), Close> {
-        for produce in &mut self.produces {
+        for produce in self.produces.iter_mut().filter(|produce| !produce.is_finished()) {
             if produce.deadline <= now {
                 produce.time_out();
             }

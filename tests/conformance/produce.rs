@@ -1,5 +1,7 @@
 //! Produce (P), and record batches that lie (fault I04).
 
+use std::time::Instant;
+
 use alluvium::protocol::{
     ErrorCode,
     messages::{
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use log_store::{
     batch::{BatchBuilder, CONTROL_BIT, LOG_APPEND_TIME_BIT, TRANSACTIONAL_BIT},
     compression::{self, Codec},
+    disk::overlay::SLOW_SYNC,
     record::Header,
 };
 use uuid::Uuid;
@@ -18,7 +21,7 @@ use uuid::Uuid;
 use crate::{
     batches::{self, headers, in_codec, now, of_size, records, values, with},
     requests::{batch, batch_at, create, end_of, fetch_all, fresh, produce, produce_to, shared},
-    support::wire::Wire,
+    support::{broker::Broker, wire::Wire},
 };
 
 fn code(response: &PartitionResponse) -> ErrorCode {
@@ -507,4 +510,32 @@ fn bomb(codec: Codec, size: usize) -> Bytes {
     let length = i32::try_from(batch.len() - 12).expect("a short batch");
     batch[8..12].copy_from_slice(&length.to_be_bytes());
     with(&batch.into(), 61, &[])
+}
+
+/// A produce that timed out behind one that may still wait keeps its place without work: the broker does not spin.
+///
+/// Proves: P13.
+#[test]
+fn a_timeout_behind_a_longer_wait_costs_no_processor() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let broker = Broker::on(data.path(), &["--simulate-power-cuts", "slow-sync=60"]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "slow", 1, &[]);
+    for _ in 0..1_000 {
+        let (begun, before) = (Instant::now(), broker.processor_time());
+        let pair = [30_000, 100].map(|timeout_ms| {
+            let request = ProduceRequest { timeout_ms, ..produce_to("slow", id, 0, batch(&["x"])) };
+            wire.send(&request, 9)
+        });
+        let codes = pair.map(|correlation| {
+            let answer = wire.receive::<ProduceRequest>(9, correlation);
+            code(&answer.responses[0].partitions[0])
+        });
+        if begun.elapsed() >= SLOW_SYNC / 2 && codes == [ErrorCode::None, ErrorCode::RequestTimedOut] {
+            let busy = broker.processor_time() - before;
+            assert!(busy < SLOW_SYNC / 4, "{busy:?} of processor for waiting");
+            return;
+        }
+    }
+    panic!("no sync was slow");
 }
