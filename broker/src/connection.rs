@@ -53,6 +53,8 @@ const MAX_UNSENT: usize = 4 << 20;
 const READ_BYTES: std::ops::RangeInclusive<usize> = 4 << 10..=1 << 20;
 /// How often the progress of a frame that has begun is looked at.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// A timer that fires so much later than it should tells of a process that stood still.
+const LATE: Duration = Duration::from_secs(1);
 /// Least bytes a second at which a frame has to come in.
 const FRAME_RATE: u64 = 1 << 10;
 /// The same for a large frame, which holds much of the budget while it comes.
@@ -212,6 +214,8 @@ struct Connection {
     waiting_for_budget: Option<Pin<Box<dyn Future<Output = Share> + Send>>>,
     /// Read, and not startable yet.
     held: Option<Frame>,
+    /// The last turn read what there was.
+    reading: bool,
     produces: VecDeque<PendingProduce>,
     produce_bytes: usize,
     /// Number of the front of `produces`.
@@ -232,9 +236,25 @@ struct Connection {
 struct Beginning {
     length: usize,
     share: Share,
+    progress: Progress,
+}
+
+/// How fast a frame comes in, while it is read.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// Since when it is read without a pause.
     since: Instant,
     /// [`Connection::received`] at that time.
     received: u64,
+}
+
+impl Progress {
+    /// Whether `length` bytes come in slower than from any honest client.
+    fn is_slow(self, length: usize, now: Instant, received: u64) -> bool {
+        let waited = now - self.since;
+        let rate = if length >= LARGE_FRAME { LARGE_FRAME_RATE } else { FRAME_RATE };
+        waited >= PROGRESS_INTERVAL && received - self.received < waited.as_secs() * rate
+    }
 }
 
 impl Connection {
@@ -249,6 +269,7 @@ impl Connection {
             frame: None,
             waiting_for_budget: None,
             held: None,
+            reading: false,
             produces: VecDeque::new(),
             produce_bytes: 0,
             first_produce: 0,
@@ -283,8 +304,12 @@ impl Connection {
         let mut more = false;
         let could_read = self.may_read();
         if could_read {
+            if !self.reading {
+                self.restart_progress();
+            }
             more = self.read(stream, context)?;
         }
+        self.reading = could_read;
         self.check_stop();
         self.finish_produces(context)?;
         self.poll_running(context)?;
@@ -371,7 +396,8 @@ impl Connection {
             let Some(length) = self.next_length()? else { return Ok(None) };
             let Some(share) = self.take_budget(length, context) else { return Ok(None) };
             let now = self.last_active;
-            self.frame = Some(Beginning { length, share, since: now, received: self.received });
+            let progress = Progress { since: now, received: self.received };
+            self.frame = Some(Beginning { length, share, progress });
             if self.incoming.len() < 4 + length && self.timer.deadline() > now + PROGRESS_INTERVAL {
                 self.timer.as_mut().reset(now + PROGRESS_INTERVAL);
             }
@@ -563,6 +589,10 @@ impl Connection {
     fn check_timer(&mut self, context: &mut Context<'_>) -> Result<(), Close> {
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
+            if now - self.timer.deadline() > LATE {
+                // The process stood still, and did not read either.
+                self.restart_progress();
+            }
             if self.stop_deadline.is_some_and(|deadline| now >= deadline) {
                 return Err(Close::Stopping);
             }
@@ -584,18 +614,21 @@ impl Connection {
         Ok(())
     }
 
-    /// A frame that has begun has to come in at a rate that no honest network falls below.
+    /// A frame that has begun has to come in at a rate that no honest network falls below. Only time in which it was read counts.
     fn check_progress(&self, now: Instant) -> Result<(), Close> {
-        let Some(frame) = &self.frame else { return Ok(()) };
-        let waited = now - frame.since;
-        if !self.may_read() || waited < PROGRESS_INTERVAL {
-            return Ok(());
+        match &self.frame {
+            Some(frame) if self.reading && frame.progress.is_slow(frame.length, now, self.received) => {
+                Err(Close::Slow)
+            }
+            _ => Ok(()),
         }
-        let rate = if frame.length >= LARGE_FRAME { LARGE_FRAME_RATE } else { FRAME_RATE };
-        if self.received - frame.received < waited.as_secs() * rate {
-            return Err(Close::Slow);
+    }
+
+    /// Begins to count anew: what the client could not send because we did not read is no fault of its.
+    fn restart_progress(&mut self) {
+        if let Some(frame) = &mut self.frame {
+            frame.progress = Progress { since: Instant::now(), received: self.received };
         }
-        Ok(())
     }
 
     fn time_out_produces(&mut self, now: Instant) -> Result<(), Close> {
@@ -618,5 +651,28 @@ fn other_protocol(prefix: &[u8; 4]) -> Option<&'static str> {
         b"SSH-" => Some("SSH"),
         [0x16, 0x03, 0x00..=0x04, _] => Some("a TLS client hello"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves: fault I01 (honest clients are not closed for it).
+    #[test]
+    fn a_frame_is_slow_only_by_the_time_in_which_it_was_read() {
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        let large = 8 << 20;
+        let progress = Progress { since: begun, received: 1_000 };
+        assert!(!progress.is_slow(large, after(9), 1_000), "it is early");
+        assert!(progress.is_slow(large, after(10), 1_000 + 10 * LARGE_FRAME_RATE - 1));
+        assert!(!progress.is_slow(large, after(10), 1_000 + 10 * LARGE_FRAME_RATE));
+        assert!(progress.is_slow(1_000, after(20), 1_000 + 20 * FRAME_RATE - 1));
+        assert!(!progress.is_slow(1_000, after(20), 1_000 + 20 * FRAME_RATE));
+        // Nothing was read for a minute: what comes afterwards is measured alone.
+        let resumed = Progress { since: after(60), received: 5_000 };
+        assert!(!resumed.is_slow(large, after(69), 5_000));
+        assert!(!resumed.is_slow(large, after(70), 5_000 + 10 * LARGE_FRAME_RATE));
     }
 }
