@@ -53,8 +53,11 @@ const RELOAD_DELAY: Duration = Duration::from_millis(200);
 /// All coordinators of this node.
 #[derive(Debug, Default)]
 pub struct Coordinators {
-    hosts: Mutex<HashMap<(Uuid, i32), Arc<Host>>>,
+    hosts: Arc<Mutex<Hosts>>,
 }
+
+/// By id and partition of the offsets topic.
+type Hosts = HashMap<(Uuid, i32), Arc<Host>>;
 
 /// The lag of one group on one partition, from one reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,8 +113,15 @@ impl Coordinators {
     }
 
     /// Forgets the offsets of topics that no longer exist, or exist anew under their name. A partition that is being loaded does so when it
-    /// is.
+    /// is. Where the offsets topic itself is gone its coordinators end.
     pub fn topics_changed(&self, broker: &Broker) {
+        let hosts: Vec<_> = lock(&self.hosts).iter().map(|(key, host)| (*key, Arc::clone(host))).collect();
+        let image = broker.node.metadata();
+        for ((topic, _), host) in hosts {
+            if !image.topics_by_id.contains_key(&topic) {
+                host.end();
+            }
+        }
         for host in self.all(broker) {
             if let Some(active) = lock(&host.state).as_mut() {
                 active.forget_gone(&host);
@@ -189,7 +199,11 @@ impl Coordinators {
                 completions: Arc::default(),
                 changed: Notify::new(),
             });
-            broker.runtime.spawn(Arc::clone(&host).run());
+            let (running, hosts) = (Arc::clone(&host), Arc::clone(&self.hosts));
+            broker.runtime.spawn(async move {
+                running.run().await;
+                lock(&hosts).remove(&(topic, index));
+            });
             host
         });
         Arc::clone(host)
@@ -362,6 +376,12 @@ impl Host {
         }
     }
 
+    /// Throws the state away for good: whoever waits is told to look for the coordinator, and [`Host::run`] finds the topic deleted.
+    fn end(&self) {
+        *lock(&self.state) = None;
+        self.changed.notify_one();
+    }
+
     /// Loads, then serves until an append fails; again and again until the topic is gone.
     async fn run(self: Arc<Self>) {
         let mut first_append = 0;
@@ -370,7 +390,11 @@ impl Host {
             match tokio::task::spawn_blocking(move || host.load()).await {
                 Ok(Ok((coordinator, log_bytes))) => {
                     self.begin(coordinator, log_bytes, first_append);
-                    first_append = self.serve().await;
+                    first_append = self.serve(first_append).await;
+                }
+                Ok(Err(ReplicationError::TopicDeleted)) => {
+                    tracing::debug!(partition = ?self.partition, "groups end with their topic");
+                    return;
                 }
                 Ok(Err(ReplicationError::Stopping)) | Err(_) => return,
                 Ok(Err(error)) => {
@@ -449,11 +473,14 @@ impl Host {
     }
 
     /// Gives answers as appends are committed, and time to the state machine; returns the token that follows the last one
-    /// used, once an append failed.
-    async fn serve(self: &Arc<Self>) -> u64 {
+    /// used, once an append failed, or `first_append` where the host ended.
+    async fn serve(self: &Arc<Self>, first_append: u64) -> u64 {
         let mut finished: Vec<(u64, AppendResult)> = Vec::new();
         loop {
-            let next = lock(&self.state).as_ref().and_then(|active| active.coordinator.next_deadline());
+            let next = match &*lock(&self.state) {
+                Some(active) => active.coordinator.next_deadline(),
+                None => return first_append,
+            };
             let wait = next.map_or(Duration::from_secs(3_600), |at| {
                 Duration::from_millis((at - self.clock.now_ms()).max(0).unsigned_abs())
             });
@@ -476,12 +503,11 @@ impl Host {
     fn finish(self: &Arc<Self>, token: u64, result: AppendResult) -> Option<u64> {
         let mut state = lock(&self.state);
         let active = state.as_mut()?;
-        if token != active.first_append {
-            // Of a state that was thrown away.
-            return None;
-        }
-        match result {
-            Ok(appended) => {
+        let place = token.checked_sub(active.first_append).and_then(|place| usize::try_from(place).ok());
+        // Others are of a state that was thrown away.
+        let place = place.filter(|place| *place < active.appends.len())?;
+        let failed = match result {
+            Ok(appended) if place == 0 => {
                 let append = active.appends.pop_front()?;
                 active.first_append += 1;
                 for (asker, response) in append.answers {
@@ -492,15 +518,16 @@ impl Host {
                 } else {
                     active.rewrite_if_long(self);
                 }
-                None
+                return None;
             }
-            Err(error) => {
-                tracing::warn!(partition = ?self.partition, "groups are loaded again: {error}");
-                let next = active.first_append + active.appends.len() as u64;
-                *state = None;
-                Some(next)
-            }
-        }
+            Ok(_) => "an append was committed before an earlier one".to_owned(),
+            // Also where it is not the oldest: one that is refused at once is heard of before those on their way.
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(partition = ?self.partition, "groups are loaded again: {failed}");
+        let next = active.first_append + active.appends.len() as u64;
+        *state = None;
+        Some(next)
     }
 
     async fn trim(self: Arc<Self>, offset: i64) {

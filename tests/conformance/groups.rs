@@ -556,6 +556,26 @@ fn commits_survive_the_deletion_of_other_topics() {
     }
 }
 
+/// When their topic is deleted the coordinators end; made anew they begin with nothing.
+///
+/// Proves: D22.
+#[test]
+fn coordinators_end_with_their_topic() {
+    let broker =
+        Broker::ephemeral_with(&["--set", "log.level=debug", "--set", "offsets.topic.num.partitions=1"]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    create(&mut wire, "read", 1, &[]);
+    find_coordinator(&mut wire, "g");
+    assert_eq!(commit_offset(&mut wire, "g", "read", 4), 0);
+    delete_topic(&mut wire, "__consumer_offsets");
+    broker.wait_for_log("groups end with their topic");
+    assert_eq!(commit_offset(&mut wire, "g", "read", 5), 16);
+    find_coordinator(&mut wire, "g");
+    assert_eq!(committed_offset(&mut wire, "g", "read"), -1);
+    assert_eq!(commit_offset(&mut wire, "g", "read", 6), 0);
+    assert_eq!(committed_offset(&mut wire, "g", "read"), 6);
+}
+
 /// Repeats until it holds; fails after a time that no working broker needs.
 fn until(mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
