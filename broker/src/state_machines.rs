@@ -49,6 +49,8 @@ const LOAD_BYTES: usize = 1 << 20;
 const REWRITE_ABOVE: u64 = 16 << 20;
 /// How soon a partition that could not be loaded is tried again.
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
+/// How much later where loading it panicked, which is told each time.
+const PANIC_DELAY: Duration = Duration::from_secs(10);
 
 /// All coordinators of this node.
 #[derive(Debug, Default)]
@@ -396,9 +398,15 @@ impl Host {
                     tracing::debug!(partition = ?self.partition, "groups end with their topic");
                     return;
                 }
-                Ok(Err(ReplicationError::Stopping)) | Err(_) => return,
+                Ok(Err(ReplicationError::Stopping)) => return,
+                // The runtime ends.
+                Err(error) if error.is_cancelled() => return,
                 Ok(Err(error)) => {
                     tracing::debug!(partition = ?self.partition, "groups are loaded again later: {error}")
+                }
+                Err(error) => {
+                    tracing::error!(partition = ?self.partition, "groups could not be loaded: {error}");
+                    tokio::time::sleep(PANIC_DELAY).await;
                 }
             }
             tokio::time::sleep(RELOAD_DELAY).await;

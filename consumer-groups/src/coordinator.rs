@@ -129,6 +129,7 @@ impl Coordinator {
             Key::Group { group_id } => match value {
                 Some(value) => {
                     let metadata = GroupMetadata::decode(value)?;
+                    metadata.check_distinct()?;
                     let classic =
                         ClassicGroup::load(group_id.clone(), metadata, Bytes::copy_from_slice(value));
                     self.replace_group(&group_id, classic);
@@ -591,4 +592,49 @@ fn member_id(name: &str, entropy: u128) -> Arc<str> {
         end -= 1;
     }
     format!("{}-{uuid}", &name[..end]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::MemberMetadata;
+
+    /// What a disk may hold must not end the coordinator: such a record is refused, and the group stays as it was.
+    #[test]
+    fn a_record_that_names_a_member_twice_is_refused() {
+        let member = |id: &str, instance: Option<&str>| MemberMetadata {
+            member_id: id.into(),
+            instance_id: instance.map(Arc::from),
+            client_id: "c".into(),
+            client_host: "h".into(),
+            rebalance_timeout_ms: 1,
+            session_timeout_ms: 1,
+            subscription: Bytes::new(),
+            assignment: Bytes::new(),
+        };
+        let value = |members: Vec<MemberMetadata>| {
+            let metadata = GroupMetadata {
+                protocol_type: "consumer".into(),
+                generation: 1,
+                protocol: Some("range".into()),
+                leader: None,
+                state_timestamp_ms: 1,
+                members,
+            };
+            metadata.encode()
+        };
+        let key = Key::Group { group_id: "g".into() }.encode();
+        let mut coordinator = Coordinator::new(GroupConfig::default());
+        let good =
+            value(vec![member("a", Some("i")), member("b", Some("j")), member("c", None), member("d", None)]);
+        coordinator.replay(&key, Some(&good)).unwrap();
+        for (twice, id) in [
+            (vec![member("a", None), member("a", None)], "a"),
+            (vec![member("a", Some("i")), member("b", Some("i"))], "i"),
+        ] {
+            let refused = coordinator.replay(&key, Some(&value(twice)));
+            assert_eq!(refused, Err(RecordError::Duplicate { what: "a group", id: id.into() }));
+        }
+        assert_eq!(coordinator.members().map(|(_, members)| members).collect::<Vec<_>>(), [4]);
+    }
 }

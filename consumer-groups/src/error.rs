@@ -98,6 +98,14 @@ pub enum RecordError {
         /// Where.
         position: usize,
     },
+    /// A member, or a static member, stands there twice.
+    #[error("{what} holds '{id}' twice")]
+    Duplicate {
+        /// Which value.
+        what: &'static str,
+        /// Its member id or instance id.
+        id: Arc<str>,
+    },
     /// Written by a newer version.
     #[error("version {version} of {what} is not known")]
     UnknownVersion {

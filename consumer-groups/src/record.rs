@@ -20,7 +20,7 @@
 //! Everything is big-endian. A record without a value removes what its key names. Written are versions 4 of offsets
 //! (1 where the client set an expiry time) and 3 of groups, which is what Kafka 4.3 writes; all versions are read.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
@@ -267,6 +267,26 @@ impl GroupMetadata {
             reader.tagged_fields(|_, _| ())?;
         }
         Ok(Self { protocol_type, generation, protocol, leader, state_timestamp_ms, members })
+    }
+
+    /// Checks that no member and no static member stands there twice.
+    ///
+    /// # Errors
+    /// [`RecordError::Duplicate`].
+    pub(crate) fn check_distinct(&self) -> Result<(), RecordError> {
+        let (mut members, mut instances) = (BTreeSet::new(), BTreeSet::new());
+        for member in &self.members {
+            let twice = |id: &Arc<str>| RecordError::Duplicate { what: "a group", id: id.clone() };
+            if !members.insert(&member.member_id) {
+                return Err(twice(&member.member_id));
+            }
+            if let Some(id) = &member.instance_id
+                && !instances.insert(id)
+            {
+                return Err(twice(id));
+            }
+        }
+        Ok(())
     }
 }
 
