@@ -1,8 +1,9 @@
 //! What the broker counts about itself.
 //!
 //! Scalars and histograms live in a `prometheus` registry; what exists per topic and partition is written straight
-//! from the counters and watermarks at the time of the scrape, so that counting costs one relaxed atomic and a scrape
-//! of ten thousand partitions no lock.
+//! from the counters and watermarks at the time of the scrape, so that counting costs one relaxed atomic. A scrape of
+//! ten thousand partitions takes each one's lock for as long as its watermarks are copied, and that of each coordinator
+//! while its commits are; nothing is computed or written under any of them.
 
 use std::{
     collections::BTreeMap,

@@ -37,7 +37,7 @@ use crate::{
     api::Broker,
     clock::{Clock, entropy},
     config::Config,
-    partitions::Lookup,
+    partitions::{Lookup, Topic},
     topics::CONSUMER_OFFSETS,
 };
 
@@ -131,29 +131,33 @@ impl Coordinators {
         }
     }
 
-    /// The lag of every group on every partition it committed for.
+    /// The lag of every group on every partition it committed for. Requests of groups wait only while what is committed is copied.
     pub fn lags(&self, broker: &Broker) -> Vec<GroupLag> {
         let mut lags = Vec::new();
         for host in self.all(broker) {
             host.read(|coordinator| {
-                for stored in coordinator.offsets() {
-                    let Some(topic) = broker.partitions.topic(stored.topic) else { continue };
-                    let Lookup::Here(partition) = broker.partitions.partition(&topic, stored.partition)
-                    else {
-                        continue;
-                    };
-                    // The end is read after the commit: it can only be further on.
-                    let Ok(offsets) = partition.offsets() else { continue };
-                    lags.push(GroupLag {
-                        group: Arc::clone(stored.group_id),
-                        topic: Arc::clone(stored.topic),
-                        partition: stored.partition,
-                        committed: stored.committed.offset,
-                        lag: (offsets.high_watermark - stored.committed.offset).max(0),
-                    });
-                }
+                lags.extend(coordinator.offsets().map(|stored| GroupLag {
+                    group: Arc::clone(stored.group_id),
+                    topic: Arc::clone(stored.topic),
+                    partition: stored.partition,
+                    committed: stored.committed.offset,
+                    lag: 0,
+                }));
             });
         }
+        let mut topics: HashMap<Arc<str>, Option<Arc<Topic>>> = HashMap::new();
+        lags.retain_mut(|lag| {
+            let topic =
+                topics.entry(Arc::clone(&lag.topic)).or_insert_with(|| broker.partitions.topic(&lag.topic));
+            let Some(topic) = topic else { return false };
+            let Lookup::Here(partition) = broker.partitions.partition(topic, lag.partition) else {
+                return false;
+            };
+            // The end is read after the commit: it can only be further on.
+            let Ok(offsets) = partition.offsets() else { return false };
+            lag.lag = (offsets.high_watermark - lag.committed).max(0);
+            true
+        });
         lags
     }
 

@@ -460,7 +460,7 @@ fn the_offsets_log_is_rewritten_and_trimmed() {
 }
 
 /// Asks until the coordinator of this group is there and loaded.
-fn find_coordinator(wire: &mut Wire, group: &str) {
+pub(crate) fn find_coordinator(wire: &mut Wire, group: &str) {
     let find = FindCoordinatorRequest { key: group.into(), ..FindCoordinatorRequest::default() };
     until(|| wire.call(&find, 3).error_code == 0);
     let describe = DescribeGroupsRequest { groups: vec![group.into()], ..DescribeGroupsRequest::default() };
@@ -468,7 +468,7 @@ fn find_coordinator(wire: &mut Wire, group: &str) {
 }
 
 /// Commits an offset of partition 0 for a group without members; the code.
-fn commit_offset(wire: &mut Wire, group: &str, topic: &str, committed_offset: i64) -> i16 {
+pub(crate) fn commit_offset(wire: &mut Wire, group: &str, topic: &str, committed_offset: i64) -> i16 {
     let partition =
         OffsetCommitRequestPartition { committed_offset, ..OffsetCommitRequestPartition::default() };
     let commit = OffsetCommitRequest {

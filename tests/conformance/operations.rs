@@ -1,6 +1,9 @@
 //! What operators see: metrics, health, a stop in good order.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use alluvium::protocol::messages::{
     create_topics::CreateTopicsRequest,
@@ -10,6 +13,7 @@ use alluvium::protocol::messages::{
 };
 
 use crate::{
+    groups::{commit_offset, find_coordinator},
     requests::{batch, create, fetch_from, named, new_topic, produce},
     support::{
         broker::{Broker, http_get},
@@ -106,6 +110,58 @@ fn metrics_of_partitions_are_there_where_they_are_asked_for() {
         }
         assert_eq!(text.contains(",partition=\""), by_partition, "{level}:\n{text}");
     }
+}
+
+/// The lag of a group is one reading of its commit and of the end: while both move it is never negative, and at rest it is exact.
+#[test]
+fn lag_is_told_and_never_negative() {
+    let broker = Broker::ephemeral_with(&[
+        "--set",
+        "offsets.topic.num.partitions=2",
+        "--set",
+        "metrics.partition.level=all",
+    ]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "read", 1, &[]);
+    find_coordinator(&mut wire, "readers");
+    assert_eq!(commit_offset(&mut wire, "readers", "read", 0), 0);
+    let scrape = || -> HashMap<String, i64> {
+        let text = http_get(&broker.admin, "/metrics");
+        let lines = text.lines().filter(|line| line.contains("\"readers\""));
+        let samples = lines.filter_map(|line| line.rsplit_once(' '));
+        samples.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
+    };
+    let labels = "consumergroup=\"readers\",topic=\"read\"";
+    let told = |samples: &HashMap<String, i64>| {
+        [
+            format!("kafka_consumergroup_current_offset{{{labels},partition=\"0\"}}"),
+            format!("kafka_consumergroup_lag{{{labels},partition=\"0\"}}"),
+            format!("kafka_consumergroup_current_offset_sum{{{labels}}}"),
+            format!("kafka_consumergroup_lag_sum{{{labels}}}"),
+            "alluvium_consumer_group_lag_max{group=\"readers\"}".to_owned(),
+            "alluvium_consumer_group_lag_sum{group=\"readers\"}".to_owned(),
+        ]
+        .map(|name| *samples.get(&name).unwrap_or_else(|| panic!("{name} is not in {samples:?}")))
+    };
+    let bootstrap = broker.bootstrap.as_str();
+    std::thread::scope(|threads| {
+        let reading = threads.spawn(move || {
+            let mut wire = Wire::open(bootstrap);
+            for _ in 0..300 {
+                let answer = produce(&mut wire, 9, "read", id, 0, batch(&["a", "b"]));
+                // As far as can be read.
+                assert_eq!(commit_offset(&mut wire, "readers", "read", answer.base_offset + 2), 0);
+            }
+        });
+        while !reading.is_finished() {
+            let samples = told(&scrape());
+            assert!(samples.iter().all(|value| *value >= 0), "{samples:?}");
+        }
+    });
+    assert_eq!(told(&scrape()), [600, 0, 600, 0, 0, 0]);
+    assert_eq!(commit_offset(&mut wire, "readers", "read", 590), 0);
+    assert_eq!(told(&scrape()), [590, 10, 590, 10, 10, 10]);
+    assert_eq!(scrape().get("kafka_consumergroup_members{consumergroup=\"readers\"}"), Some(&0));
 }
 
 #[test]
