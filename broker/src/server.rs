@@ -188,9 +188,10 @@ async fn serve(
         Arc::new(Broker::new(config, clock.clone(), Arc::clone(&node), endpoints, limits, stopping)?);
     broker.coordinators.load(&broker);
     let mut accepting = Vec::new();
+    let by_address = ByAddress::default();
     for (index, (socket, _)) in sockets.into_iter().enumerate() {
         let listener = socket.listen(1_024).context("could not listen")?;
-        accepting.push(tokio::spawn(accept(Arc::clone(&broker), listener, index)));
+        accepting.push(tokio::spawn(accept(Arc::clone(&broker), listener, index, Arc::clone(&by_address))));
     }
     admin_thread.runtime.spawn(async move {
         loop {
@@ -308,9 +309,11 @@ fn endpoints(config: &Config, sockets: &[(TcpSocket, SocketAddr)]) -> anyhow::Re
         .collect())
 }
 
+/// Connections of each client address, over all listeners.
+type ByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
 /// Accepts clients of one listener, as many as may be.
-async fn accept(broker: Arc<Broker>, listener: TcpListener, index: usize) {
-    let by_address: Arc<Mutex<HashMap<IpAddr, usize>>> = Arc::default();
+async fn accept(broker: Arc<Broker>, listener: TcpListener, index: usize, by_address: ByAddress) {
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -338,16 +341,12 @@ async fn accept(broker: Arc<Broker>, listener: TcpListener, index: usize) {
 /// A connection's place among those of its address and of the whole server.
 struct Place {
     broker: Arc<Broker>,
-    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    by_address: ByAddress,
     address: IpAddr,
 }
 
 impl Place {
-    fn take(
-        broker: &Arc<Broker>,
-        by_address: &Arc<Mutex<HashMap<IpAddr, usize>>>,
-        address: IpAddr,
-    ) -> Option<Self> {
+    fn take(broker: &Arc<Broker>, by_address: &ByAddress, address: IpAddr) -> Option<Self> {
         let limit = broker
             .config
             .max_connections

@@ -251,6 +251,22 @@ fn two_listeners(arguments: &[&str]) -> (Broker, [String; 2]) {
     (broker, [inside, outside])
 }
 
+/// An address may have so many connections to the broker, not to each of its listeners.
+#[test]
+fn connections_of_an_address_are_counted_over_all_listeners() {
+    let (broker, [inside, outside]) = two_listeners(&["--set", "max.connections.per.ip=2"]);
+    let open = |port: &str| Wire::open(&format!("127.0.0.1:{port}"));
+    let mut first = open(&inside);
+    let mut second = open(&outside);
+    for wire in [&mut first, &mut second] {
+        assert_eq!(wire.call(&named(&[]), 12).brokers.len(), 1);
+    }
+    open(&outside).assert_closed();
+    open(&inside).assert_closed();
+    assert_eq!(first.call(&named(&[]), 12).brokers.len(), 1);
+    drop(broker);
+}
+
 /// The TCP ports on which a process listens.
 fn listening_ports(pid: u32) -> Vec<String> {
     let sockets: HashSet<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
