@@ -966,6 +966,13 @@ impl Log {
         Ok(())
     }
 
+    /// Closes what is open of a log that was dropped: the space of its files is free once they are removed, whoever still
+    /// holds the log. Readers that hold something of it may go on.
+    pub fn close(&self) {
+        let state = self.state();
+        state.segments.iter().map(|slot| &slot.segment).chain(&state.doomed).for_each(|it| it.forget());
+    }
+
     /// Replaces the settings.
     pub fn set_config(&self, config: LogConfig) {
         self.state().config = config;

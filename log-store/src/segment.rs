@@ -315,6 +315,8 @@ pub struct Segment {
     dirty: AtomicBool,
     /// Names of its files, or `.raft`, may be unsynced.
     names: AtomicBool,
+    /// Its files go away: only who reads it keeps it open.
+    gone: AtomicBool,
     /// Covers the bytes written since the last sync.
     unsynced: Mutex<Range<u64>>,
     persisted: Mutex<Persisted>,
@@ -355,6 +357,7 @@ impl Segment {
             pinned: Mutex::default(),
             dirty: AtomicBool::new(false),
             names: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             unsynced: Mutex::default(),
             persisted: Mutex::default(),
         })
@@ -426,8 +429,23 @@ impl Segment {
         let path = self.path();
         let file = self.pool.disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
         let open = OpenSegment::new(file);
-        self.pool.insert(self.key, Arc::clone(&open));
+        self.keep(Arc::clone(&open));
         Ok(open)
+    }
+
+    /// Puts the open file into the pool, unless the segment goes away: a file without a name gives its space back only once
+    /// nobody has it open.
+    fn keep(&self, open: Arc<OpenSegment>) {
+        self.pool.insert(self.key, open);
+        // looked at behind the insertion, as `forget` removes it behind saying so: one of the two meets it
+        if self.is_gone() {
+            self.pool.remove(self.key);
+        }
+    }
+
+    /// Whether its files go away.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
     }
 
     /// The file open for writing, made if the batch at its very start, `first`, is about to be written.
@@ -484,12 +502,13 @@ impl Segment {
     /// Batches are not written to it any more: its file goes into the pool.
     pub(crate) fn unpin(&self) {
         if let Some(open) = lock(&self.pinned).take() {
-            self.pool.insert(self.key, open);
+            self.keep(open);
         }
     }
 
     /// Closes what is open of a segment that is going away; readers that hold it may go on.
     pub(crate) fn forget(&self) {
+        self.gone.store(true, Ordering::SeqCst);
         lock(&self.pinned).take();
         self.pool.remove(self.key);
     }
@@ -535,6 +554,10 @@ impl Segment {
         sealed: bool,
     ) -> Result<(), LogStoreError> {
         let mut persisted = lock(&self.persisted);
+        // its name may belong to another log by now
+        if self.is_gone() {
+            return Ok(());
+        }
         let before = persisted.sums;
         // until this is done the files are in doubt
         persisted.sums = IndexSums::default();
@@ -695,6 +718,13 @@ impl Segment {
         }
         index.close(&stats, self.base_offset);
         Ok((stats, index))
+    }
+}
+
+impl Drop for Segment {
+    /// Nobody can ask for what the pool may still hold of it.
+    fn drop(&mut self) {
+        self.pool.remove(self.key);
     }
 }
 

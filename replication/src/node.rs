@@ -543,7 +543,9 @@ impl Node {
                 Uuid::from_u64_pair(replica.0, (self.options.entropy)()).simple()
             ));
             let (sender, receiver) = oneshot::channel();
+            let closed = Arc::clone(&partition);
             let then = move |disk: &dyn Disk| {
+                closed.close();
                 let moved = disk.rename(&dir, &aside);
                 // the name is free; what is left of the old files concerns nobody
                 let _ = sender.send(());

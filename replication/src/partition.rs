@@ -920,6 +920,13 @@ impl Partition {
         self.leave(Role::Deleted);
     }
 
+    /// Its files are about to go: nothing keeps them open but readers that have begun.
+    pub(crate) fn close(&self) {
+        if let Some(log) = &*self.log.load() {
+            log.close();
+        }
+    }
+
     /// The node is stopping.
     pub(crate) fn stop(&self) {
         self.leave(Role::Stopping);

@@ -591,6 +591,51 @@ async fn retention_by_size_gives_up_segments_and_survives_kills() {
     }
 }
 
+/// Segments below `dir` that this process has open although their names are gone: their space is not free.
+fn unlinked_but_open(dir: &Path) -> Vec<String> {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    open.filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_str()?.to_owned()))
+        .filter(|path| path.starts_with(dir.to_str().unwrap()) && path.ends_with(".log (deleted)"))
+        .collect()
+}
+
+/// Proves: D04 (deleting topics and lower retention free space): what is deleted or purged is closed, also where somebody
+/// holds the partition and nothing else is written.
+#[tokio::test]
+async fn deleted_and_purged_segments_give_their_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let created =
+        node.create_topics(vec![small_segments("orders", &[("retention.bytes", "2048")])], false).await;
+    let topic = created[0].as_ref().unwrap().id;
+    let orders = node.partition(topic, 0).unwrap();
+    let value = "v".repeat(300);
+    for _ in 0..40 {
+        orders.append_committed(batch(&[&value])).await.unwrap();
+    }
+    let before = log_files(dir.path(), "orders-0");
+    // a reader opens them all
+    assert_eq!(values(&orders, 0).len(), 40);
+    node.retention(clock.now(), i64::MAX).await;
+    until("files are purged", || log_files(dir.path(), "orders-0").len() < before.len() / 2).await;
+    until("purged files are closed", || unlinked_but_open(dir.path()).is_empty()).await;
+    for _ in 0..40 {
+        orders.append_committed(batch(&[&value])).await.unwrap();
+    }
+    let start = orders.offsets().unwrap().log_start;
+    assert_eq!(values(&orders, start).len() as i64, 80 - start);
+    node.delete_topic(topic).await.unwrap();
+    let gone = || {
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.into_iter().all(|name| !name.to_str().unwrap().starts_with("orders-0"))
+    };
+    until("files are deleted", gone).await;
+    until("deleted files are closed", || unlinked_but_open(dir.path()).is_empty()).await;
+    assert!(matches!(orders.offsets(), Err(ReplicationError::TopicDeleted)));
+    node.shutdown().await;
+}
+
 /// Proves: retention by time counts the later of record and append time, and empties an idle partition for good.
 #[tokio::test]
 async fn retention_by_time_empties_an_idle_partition() {

@@ -597,6 +597,55 @@ fn slices_of_a_purged_segment_keep_their_bytes() {
     node.compare_entries();
 }
 
+/// A file without a name gives its space back only once nobody has it open.
+#[test]
+fn the_pool_lets_go_of_segments_that_go_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = stopped(dir.path(), small_segments(), 30);
+    let end = node.log.next_offset();
+    let read = |offset| node.log.read(offset, 100, true, end, Waiting::ForDisk).unwrap().bytes;
+    assert!(read(0) > 0 && node.pool.open_segments() > 0);
+    let gone: Vec<Arc<Segment>> =
+        node.log.state().segments.iter().map(|slot| Arc::clone(&slot.segment)).collect();
+    let (_, files) = node.log.purge(node.last().unwrap()).unwrap();
+    assert_eq!(node.pool.open_segments(), 0);
+    // the record of the purge is not durable yet, so a checkpoint still syncs them; a worker may be about to let one go
+    for segment in &gone {
+        segment.sync().unwrap();
+        segment.unpin();
+    }
+    assert!(files.iter().any(|file| file.exists()));
+    assert_eq!(node.pool.open_segments(), 0);
+}
+
+/// A log that is dropped is closed whoever still holds it, and writes no index where another one may take its name.
+#[test]
+fn a_closed_log_holds_nothing_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = stopped(dir.path(), small_segments(), 30);
+    let end = node.log.next_offset();
+    let read = |node: &Node| node.log.read(0, 100, true, end, Waiting::ForDisk).unwrap().bytes;
+    assert!(read(&node) > 0 && node.pool.open_segments() > 0);
+    node.log.roll();
+    node.log.close();
+    assert!(read(&node) > 0, "who has begun goes on");
+    assert_eq!(node.pool.open_segments(), 0);
+    std::fs::remove_dir_all(&node.dir).unwrap();
+    std::fs::create_dir(&node.dir).unwrap();
+    node.log.write_indexes().unwrap();
+    node.dirty.drain(..).for_each(|segment| segment.sync().unwrap());
+    assert!(!node.dir.join("00000000000000000000.raft").exists());
+
+    // nothing stays of a log that nobody holds any more
+    let other = tempfile::tempdir().unwrap();
+    let mut node = stopped(other.path(), small_segments(), 30);
+    node.reopen();
+    assert!(read(&node) > 0 && node.pool.open_segments() > 0);
+    let (dir, config) = (other.path().join("other-0"), node.config.clone());
+    node.log = Log::create(&node.pool, &dir, &node.state, config).unwrap();
+    assert_eq!(node.pool.open_segments(), 0);
+}
+
 /// Proves: fault D20.
 #[test]
 fn leftovers_do_not_stop_a_log_from_opening() {
