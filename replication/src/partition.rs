@@ -151,7 +151,7 @@ struct Marks {
     high_watermark: i64,
     durable: Option<LogId>,
     durable_end: i64,
-    /// Where the next snapshot is to be taken, if not at the last applied entry.
+    /// Where the next snapshot is to be taken; without one none is.
     boundary: Option<Boundary>,
     snapshot: Option<SnapshotContents>,
     invariants: Invariants,
@@ -506,18 +506,24 @@ impl Partition {
     /// Gives up the whole segments below the log start: a snapshot at their end, the purge that openraft derives
     /// from it, and the worker that unlinks them.
     pub(crate) async fn release(&self) {
-        let (Some(core), Some(boundary)) = (self.core(), self.releasable()) else { return };
-        lock(&self.marks).boundary = Some(boundary);
+        let Some(core) = self.core() else { return };
+        {
+            let mut marks = lock(&self.marks);
+            let Some(boundary) = self.releasable(&marks) else { return };
+            marks.boundary = Some(boundary);
+        }
         // a core that stops meanwhile has nothing to release; the next retention finds the segments again
         let _ = core.trigger().snapshot().await;
     }
 
     /// The last entry that nobody needs any more, where that frees a segment: behind the last whole segment below the
     /// log start.
-    fn releasable(&self) -> Option<Boundary> {
-        let segments = self.log().segments();
-        let marks = lock(&self.marks);
+    fn releasable(&self, marks: &Marks) -> Option<Boundary> {
+        // The segments are looked at behind the applied entry. The other way round a batch could be appended and applied between
+        // the two, into a segment that was empty when it was looked at, and the boundary would lie behind that batch. This
+        // way every batch up to `applied` is in the segments that are seen: where the active one is empty, they are all below it.
         let applied = marks.applied?;
+        let segments = self.log().segments();
         let kept =
             segments.iter().position(|segment| segment.active || segment.end_offset > marks.log_start)?;
         if kept == 0 {
@@ -937,18 +943,23 @@ impl Partition {
         lock(&self.core).take()
     }
 
-    /// Takes a snapshot at the boundary that was asked for, else at the last applied entry.
-    pub(crate) fn take_snapshot(&self) -> SnapshotContents {
+    /// Takes a snapshot at the boundary that was asked for. Without one there is none: openraft purges what a snapshot covers,
+    /// and asks once for each of several releases at a time.
+    pub(crate) fn take_snapshot(&self) -> Option<SnapshotContents> {
         let mut marks = lock(&self.marks);
-        let boundary = marks.boundary.take();
-        let contents = SnapshotContents {
-            log_id: boundary.map(|boundary| boundary.log_id).or(marks.applied),
-            membership: marks.membership.clone(),
-            next_offset: boundary.map_or(marks.high_watermark, |boundary| boundary.next_offset),
-            log_start: marks.log_start,
-        };
-        marks.snapshot = Some(contents.clone());
-        contents
+        let Boundary { log_id, next_offset } = marks.boundary.take()?;
+        let is_newer = marks.snapshot.as_ref().and_then(|snapshot| snapshot.log_id) < Some(log_id);
+        // it tells one membership, which may have changed since the boundary was found
+        let told = marks.membership.log_id().as_ref().is_some_and(|set_by| set_by.index <= log_id.index);
+        (is_newer && told).then(|| marks.take_snapshot(Some(log_id), next_offset))
+    }
+
+    /// Takes a snapshot at the last applied entry. openraft insists on one at a start without a snapshot where the log was
+    /// purged, which is only its storage suite: here each purge brings its snapshot along.
+    pub(crate) fn take_snapshot_now(&self) -> SnapshotContents {
+        let mut marks = lock(&self.marks);
+        let (applied, high_watermark) = (marks.applied, marks.high_watermark);
+        marks.take_snapshot(applied, high_watermark)
     }
 
     /// The last snapshot taken or installed.
@@ -1010,6 +1021,17 @@ impl Marks {
             snapshot: None,
             invariants: Invariants::new(state.vote, applied, applied),
         }
+    }
+
+    fn take_snapshot(&mut self, log_id: Option<LogId>, next_offset: i64) -> SnapshotContents {
+        let contents = SnapshotContents {
+            log_id,
+            membership: self.membership.clone(),
+            next_offset,
+            log_start: self.log_start,
+        };
+        self.snapshot = Some(contents.clone());
+        contents
     }
 }
 

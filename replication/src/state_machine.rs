@@ -38,7 +38,7 @@ impl StateMachine {
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotBuilder = Self;
+    type SnapshotBuilder = SnapshotContents;
     type SnapshotData = SnapshotContents;
 
     async fn applied_state(
@@ -77,8 +77,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
     }
 
-    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        Self::new(Arc::clone(&self.partition))
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotContents> {
+        match force {
+            true => Some(self.partition.take_snapshot_now()),
+            false => self.partition.take_snapshot(),
+        }
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotContents {
+        self.partition.take_snapshot_now()
     }
 
     async fn install_snapshot(&mut self, _meta: &Meta, snapshot: SnapshotContents) -> Result<(), io::Error> {
@@ -95,11 +102,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
-    type SnapshotData = SnapshotContents;
+/// A snapshot is all there when it is taken.
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotContents {
+    type SnapshotData = Self;
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotContents>, io::Error> {
-        let snapshot = self.partition.take_snapshot();
-        Ok(SnapshotOf::<TypeConfig, SnapshotContents> { meta: snapshot.meta(), snapshot })
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Self>, io::Error> {
+        Ok(SnapshotOf::<TypeConfig, Self> { meta: self.meta(), snapshot: self.clone() })
     }
 }

@@ -20,6 +20,7 @@ use log_store::{
 };
 use openraft::{
     StorageError,
+    storage::RaftStateMachine,
     testing::log::{StoreBuilder, Suite},
 };
 use tempfile::TempDir;
@@ -589,6 +590,40 @@ async fn retention_by_size_gives_up_segments_and_survives_kills() {
         assert!(matches!(gap, Err(ReplicationError::OutOfOrderSequence { expected: 40, .. })), "{gap:?}");
         node.abandon();
     }
+}
+
+/// A snapshot is taken where a release asked for it: openraft takes one for each of several that ask at a time, and purges what
+/// it covers.
+#[tokio::test]
+async fn only_what_is_released_is_purged() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let created = node.create_topics(vec![small_segments("orders", &[])], false).await;
+    let orders = node.partition(created[0].as_ref().unwrap().id, 0).unwrap();
+    let value = "v".repeat(300);
+    for _ in 0..20 {
+        orders.append_committed(batch(&[&value])).await.unwrap();
+    }
+    let mut machine = StateMachine::new(Arc::clone(&orders));
+    assert!(machine.try_create_snapshot_builder(false).await.is_none());
+    let before = log_files(dir.path(), "orders-0").len();
+    let (first, second) = tokio::join!(orders.trim(10), orders.trim(10));
+    assert_eq!((first.unwrap(), second.unwrap()), (10, 10));
+    for _ in 0..3 {
+        tokio::join!(orders.release(), orders.release());
+        orders.core().unwrap().trigger().snapshot().await.unwrap();
+        orders.append_committed(batch(&[&value])).await.unwrap();
+    }
+    until("segments go", || log_files(dir.path(), "orders-0").len() < before).await;
+    assert_eq!(values(&orders, 10).len(), 13);
+    node.shutdown().await;
+    drop((orders, machine, node));
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let orders = reopened(&node, "orders");
+    assert_eq!(orders.offsets().unwrap().log_start, 10);
+    assert_eq!(values(&orders, 10).len(), 13);
+    node.shutdown().await;
 }
 
 /// Segments below `dir` that this process has open although their names are gone: their space is not free.
