@@ -540,16 +540,24 @@ impl NewWalFile {
     /// [`LogStoreError::Io`]; the ring goes on without it until it is asked for again.
     pub fn make(self, disk: &dyn Disk) -> Result<WalFile, LogStoreError> {
         let temporary = temporary_name(&self.path);
-        let made = disk.open(&temporary, Access::Replace).map_err(LogStoreError::io("open", &temporary))?;
-        // Zeros that went through the page cache would reach the disk in one piece, and a round would wait 30 ms behind them.
-        let file = disk.open(&temporary, Access::Direct).map_err(LogStoreError::io("open", &temporary))?;
-        drop(made);
-        file.preallocate(self.bytes).map_err(LogStoreError::io("preallocate", &temporary))?;
-        file.sync().map_err(LogStoreError::io("sync", &temporary))?;
-        disk.rename(&temporary, &self.path).map_err(LogStoreError::io("rename", &temporary))?;
+        if let Err(error) = self.make_as(disk, &temporary) {
+            // a full disk has no room for half a file; what cannot be removed either goes at the next start
+            let _ = disk.remove_file(&temporary);
+            return Err(error);
+        }
         let dir = self.path.parent().unwrap_or(Path::new("."));
         disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))?;
         WalFile::open(disk, self.number, self.path)
+    }
+
+    fn make_as(&self, disk: &dyn Disk, temporary: &Path) -> Result<(), LogStoreError> {
+        let made = disk.open(temporary, Access::Replace).map_err(LogStoreError::io("open", temporary))?;
+        // Zeros that went through the page cache would reach the disk in one piece, and a round would wait 30 ms behind them.
+        let file = disk.open(temporary, Access::Direct).map_err(LogStoreError::io("open", temporary))?;
+        drop(made);
+        file.preallocate(self.bytes).map_err(LogStoreError::io("preallocate", temporary))?;
+        file.sync().map_err(LogStoreError::io("sync", temporary))?;
+        disk.rename(temporary, &self.path).map_err(LogStoreError::io("rename", temporary))
     }
 }
 
@@ -604,6 +612,8 @@ pub struct WalWriter {
     /// Number of the next file to make, while the ring is not full.
     next_number: u32,
     making: bool,
+    /// The file that was asked for last could not be made.
+    stunted: bool,
     /// Bytes of rounds that no checkpoint covers.
     uncovered: VecDeque<(u64, u64)>,
     uncovered_bytes: u64,
@@ -630,6 +640,7 @@ impl WalWriter {
             free,
             next_number,
             making: false,
+            stunted: false,
             uncovered: VecDeque::new(),
             uncovered_bytes: 0,
         }
@@ -665,9 +676,25 @@ impl WalWriter {
         self.position + padded_len as u64 <= self.options.file_bytes
     }
 
-    /// Whether half of the ring is in use, so that a checkpoint should be written.
+    /// Whether half of the ring is in use, so that a checkpoint should be written. A ring that cannot grow has to do with what
+    /// it has.
     pub fn checkpoint_due(&self) -> bool {
-        self.uncovered_bytes >= self.options.file_bytes * self.options.files as u64 / 2
+        let files = if self.stunted { self.files() } else { self.options.files };
+        self.uncovered_bytes >= self.options.file_bytes * files as u64 / 2
+    }
+
+    fn files(&self) -> usize {
+        1 + self.full.len() + self.free.len()
+    }
+
+    /// Whether a file is on its way.
+    pub fn is_growing(&self) -> bool {
+        self.making
+    }
+
+    /// Whether a checkpoint would set a file free.
+    pub fn has_full_file(&self) -> bool {
+        !self.full.is_empty()
     }
 
     /// Bytes of rounds that no checkpoint covers: what recovery would have to read.
@@ -677,8 +704,7 @@ impl WalWriter {
 
     /// The next file to make, while the ring is smaller than it may be and has no file in reserve.
     pub fn next_file(&mut self) -> Option<NewWalFile> {
-        let files = 1 + self.full.len() + self.free.len();
-        if self.making || !self.free.is_empty() || files >= self.options.files {
+        if self.making || !self.free.is_empty() || self.files() >= self.options.files {
             return None;
         }
         self.making = true;
@@ -688,6 +714,7 @@ impl WalWriter {
     /// Adds a file that was made, or notes that it could not be.
     pub fn add(&mut self, file: Option<WalFile>) {
         self.making = false;
+        self.stunted = file.is_none();
         if let Some(file) = file {
             self.next_number = self.next_number.max(file.number + 1);
             self.free.push_back(file);

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,7 @@ use crate::{
     snapshot::SnapshotContents,
     state_machine::StateMachine,
     test_disk::{Event, TestDisk},
-    tests::{Clock, batch, one_record_batch, options_on, partition},
+    tests::{Clock, batch, one_record_batch, options_on, partition, until},
 };
 
 /// Whether a rule held, or how it was seen broken.
@@ -365,6 +365,48 @@ async fn a_nearly_full_disk_refuses_produce_and_resumes() {
     bench.node.space.forget();
     assert_eq!(orders.append_committed(one_record_batch()).await.unwrap().base_offset, 1);
     bench.node.shutdown().await;
+}
+
+/// Proves: D04: where the disk has no room for a further file of the write-ahead log, rounds go on in those that there are;
+/// the ring grows once it can, and is not tried at every round.
+#[tokio::test]
+async fn a_ring_that_cannot_grow_goes_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = TestDisk::default();
+    let seconds = Arc::new(AtomicU64::new(0));
+    let clock = Arc::clone(&seconds);
+    let mut options = options_on(Arc::new(disk.clone()), dir.path(), &Clock::new());
+    options.monotonic = Arc::new(move || Duration::from_secs(clock.load(Ordering::SeqCst)));
+    let node = Node::start(options).await.unwrap();
+    let orders = partition(&node, "orders").await;
+    let ring = |number: usize| dir.path().join(format!("wal/{number}.wal"));
+    until("the ring has two files", || ring(1).exists()).await;
+    disk.fail_reservations(Some(".wal.tmp"));
+    disk.take_events();
+    let value = "v".repeat(900 << 10);
+    // five times the two files of 4 MiB
+    for offset in 0..45 {
+        let appended = orders.append_committed(batch(&[&value]));
+        let appended = tokio::time::timeout(Duration::from_secs(60), appended).await;
+        assert_eq!(appended.expect("a produce hangs").unwrap().base_offset, offset);
+    }
+    let attempts = |events: &[Event]| {
+        let removed = |event: &&Event| matches!(event, Event::Removed(path) if path.ends_with("2.wal.tmp"));
+        events.iter().filter(removed).count()
+    };
+    assert_eq!(attempts(&disk.take_events()), 1, "no second passed by the node's clock");
+    assert!(!ring(2).exists() && !dir.path().join("wal/2.wal.tmp").exists());
+    disk.fail_reservations(None);
+    seconds.store(1, Ordering::SeqCst);
+    for _ in 0..10 {
+        orders.append_committed(batch(&[&value])).await.unwrap();
+    }
+    until("the ring has three files", || ring(2).exists()).await;
+    node.shutdown().await;
+    drop((orders, node));
+    let node = Node::start(options_on(Arc::new(disk), dir.path(), &Clock::new())).await.unwrap();
+    assert_eq!(node.partitions()[0].2.offsets().unwrap().high_watermark, 55);
+    node.shutdown().await;
 }
 
 /// Proves: D04, A2: a topic that cannot be made on a full disk is not left half made, and can be made later.

@@ -120,7 +120,10 @@ impl Files {
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
-        lock(&self.threads).push(thread);
+        let mut threads = lock(&self.threads);
+        // those that made a file of the ring
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
         Ok(())
     }
 
@@ -184,22 +187,16 @@ impl Files {
     }
 
     /// Makes the next file of the ring, while rounds go on.
+    ///
+    /// # Errors
+    /// There is no thread for it; `done` is not called then.
     pub(crate) fn make_wal_file(
         &self,
         file: NewWalFile,
-        done: impl FnOnce(Option<WalFile>) + Send + 'static,
-    ) {
+        done: impl FnOnce(Result<WalFile, LogStoreError>) + Send + 'static,
+    ) -> std::io::Result<()> {
         let disk = Arc::clone(&self.disk);
-        let made = self.spawn("wal-file", move || match file.make(&*disk) {
-            Ok(file) => done(Some(file)),
-            Err(error) => {
-                tracing::warn!(%error, "no further file of the write-ahead log could be made, the ring stays smaller");
-                done(None);
-            }
-        });
-        if let Err(error) = made {
-            tracing::warn!(%error, "no thread for the next file of the write-ahead log");
-        }
+        self.spawn("wal-file", move || done(file.make(&*disk)))
     }
 
     /// Removes files at once.

@@ -135,6 +135,9 @@ const SYNC_TIMES: usize = 1 << 16;
 /// So much work is encoded while the round before is being synced.
 const EARLY_BYTES: usize = 64 << 10;
 
+/// So long after a file of the ring could not be made the next one is tried.
+const GROW_AGAIN: Duration = Duration::from_secs(1);
+
 /// What an entry takes in a round besides its bytes, at most.
 const RECORD_BYTES: usize = 48;
 
@@ -250,6 +253,8 @@ struct Durable {
     /// Replicas with entries since the last checkpoint.
     touched: HashSet<ReplicaId>,
     checkpointing: bool,
+    /// The last file for the ring could not be made: none is asked for before.
+    grow_after: Option<Duration>,
 }
 
 /// What a node's flusher is made of.
@@ -376,6 +381,7 @@ impl Flusher {
                 shadow: states,
                 touched: HashSet::new(),
                 checkpointing: false,
+                grow_after: None,
             }),
             room: Condvar::new(),
             lanes: Mutex::default(),
@@ -705,9 +711,13 @@ impl Flusher {
         let bytes = round.builder.padded_len();
         while !durable.wal.has_room(bytes) {
             self.make_room(&mut durable);
-            if !durable.wal.has_room(bytes) {
-                durable = wait(&self.room, durable);
+            let Durable { wal, checkpointing, .. } = &*durable;
+            if !wal.is_growing() && !checkpointing && wal.has_full_file() {
+                // the ring does not grow, and only a checkpoint gives a file of it back, due or not
+                self.begin_checkpoint(&mut durable);
             }
+            // whatever makes room says so; where nothing is under way, growing is tried again
+            durable = wait_for(&self.room, durable, GROW_AGAIN);
         }
         durable.wal.write(&mut round.builder)?;
         let begun = (self.monotonic)();
@@ -800,16 +810,36 @@ impl Flusher {
 
     /// Has the next file of the ring made, and a checkpoint written, when they are due.
     fn make_room(self: &Arc<Self>, durable: &mut Durable) {
-        if let Some(file) = durable.wal.next_file() {
+        let may_grow = durable.grow_after.is_none_or(|after| (self.monotonic)() >= after);
+        if may_grow && let Some(file) = durable.wal.next_file() {
             let this = Arc::clone(self);
-            self.files.make_wal_file(file, move |made| {
-                lock(&this.durable).wal.add(made);
+            let making = self.files.make_wal_file(file, move |made| {
+                let mut durable = lock(&this.durable);
+                match made {
+                    Ok(file) => {
+                        durable.grow_after = None;
+                        durable.wal.add(Some(file));
+                    }
+                    Err(error) => this.not_grown(&mut durable, &error),
+                }
                 this.room.notify_all();
             });
+            if let Err(error) = making {
+                self.not_grown(durable, &error);
+            }
         }
         if durable.wal.checkpoint_due() && !durable.checkpointing {
             self.begin_checkpoint(durable);
         }
+    }
+
+    /// The ring has to do with the files it has for now. Said once: a full disk stays full for a while.
+    fn not_grown(&self, durable: &mut Durable, error: &dyn fmt::Display) {
+        durable.wal.add(None);
+        if durable.grow_after.is_none() {
+            tracing::warn!(%error, "no further file of the write-ahead log could be made, the ring stays smaller until one can");
+        }
+        durable.grow_after = Some((self.monotonic)() + GROW_AGAIN);
     }
 
     /// Captures the state as of the last complete round and has it written out.
@@ -864,6 +894,10 @@ fn wal_record(replica: ReplicaId, write: &QueuedWrite) -> WalRecord {
             batch: batch.clone(),
         },
     }
+}
+
+fn wait_for<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>, at_most: Duration) -> MutexGuard<'a, T> {
+    condition.wait_timeout(guard, at_most).unwrap_or_else(|poisoned| poisoned.into_inner()).0
 }
 
 fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {

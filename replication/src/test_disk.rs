@@ -33,6 +33,8 @@ struct Rules {
     failing_writes: Option<(&'static str, io::ErrorKind)>,
     /// Syncs of files that end so fail once, and succeed afterwards.
     failing_sync: Option<&'static str>,
+    /// Nothing can be reserved for files that end so.
+    failing_reservations: Option<&'static str>,
     /// No directory can be made.
     failing_dirs: bool,
     free: Option<u64>,
@@ -84,6 +86,11 @@ impl TestDisk {
     /// The next sync of a file that ends so fails.
     pub(crate) fn fail_next_sync(&self, suffix: &'static str) {
         lock(&self.shared.rules).failing_sync = Some(suffix);
+    }
+
+    /// Whether something can be reserved for files that end so.
+    pub(crate) fn fail_reservations(&self, suffix: Option<&'static str>) {
+        lock(&self.shared.rules).failing_reservations = suffix;
     }
 
     /// Whether directories can be made.
@@ -213,6 +220,9 @@ impl DiskFile for TestFile {
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
+        if lock(&self.shared.rules).failing_reservations.is_some_and(|suffix| ends_with(&self.path, suffix)) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         self.file.preallocate(len)
     }
 

@@ -536,7 +536,7 @@ fn log_files(dir: &Path, partition: &str) -> Vec<String> {
 }
 
 /// Waits until a condition holds that another thread brings about.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..20_000 {
         if holds() {
             return;

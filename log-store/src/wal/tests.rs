@@ -11,6 +11,21 @@ fn options(dir: &Path) -> WalOptions {
     WalOptions { dir: dir.to_owned(), file_bytes: 64 << 10, files: 3 }
 }
 
+/// A ring that cannot grow is half full sooner, and grows when it can.
+#[test]
+fn a_stunted_ring_wants_its_checkpoints_sooner() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), SALT, 0);
+    assert!(writer.next_file().is_some() && writer.next_file().is_none());
+    write(&mut writer, &[control(32 << 10)]);
+    assert!(!writer.checkpoint_due(), "36 KiB of three files of 64");
+    writer.add(None);
+    assert!(writer.checkpoint_due(), "36 KiB of one");
+    let file = writer.next_file().expect("it is asked for again").make(&RealDisk).unwrap();
+    writer.add(Some(file));
+    assert!(!writer.checkpoint_due());
+}
+
 fn writer(dir: &Path, salt: u64, round: u64) -> WalWriter {
     let first = NewWalFile::new(&options(dir), 0);
     WalWriter::new(options(dir), salt, round, vec![first.make(&RealDisk).unwrap()])
