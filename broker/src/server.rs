@@ -175,7 +175,7 @@ async fn serve(
         Some(address) => Some(admin_thread.serve(address, admin.clone()).await?),
         None => None,
     };
-    let options = node_options(&config, disk, &clock, &endpoints, admin.clone());
+    let options = node_options(&config, disk, &clock, &endpoints, admin.clone(), &limits);
     let node = Node::start(options)
         .await
         .with_context(|| format!("could not open the data directory {}", config.data_dir.display()))?;
@@ -249,6 +249,7 @@ fn node_options(
     clock: &Clock,
     endpoints: &[Endpoint],
     admin: Admin,
+    limits: &Limits,
 ) -> NodeOptions {
     let clock = clock.clone();
     let monotonic = {
@@ -274,6 +275,7 @@ fn node_options(
             rack: config.rack.clone(),
         },
         log_defaults: config.log_defaults.clone(),
+        open_segments: usize::try_from(limits.open_segments()).unwrap_or(usize::MAX),
     }
 }
 

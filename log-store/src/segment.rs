@@ -209,8 +209,8 @@ pub(crate) fn relative(offset: i64, base_offset: i64) -> u32 {
 
 /// Bytes of a file that one map covers; one read may be longer.
 const MAP_WINDOW: u64 = 8 << 20;
-/// Maps kept of one segment: for readers at the tail, and for one that replays.
-const MAP_WINDOWS: usize = 2;
+/// Maps kept of one open segment: for readers at the tail, and for one that replays.
+pub const MAP_WINDOWS: usize = 2;
 
 /// A map of a part of a file.
 struct Window {

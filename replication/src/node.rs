@@ -76,6 +76,8 @@ pub struct NodeOptions {
     pub broker: BrokerInfo,
     /// Default topic configuration: what topics that set nothing get.
     pub log_defaults: LogConfig,
+    /// Closed segments that are kept open for reading, at most.
+    pub open_segments: usize,
 }
 
 impl fmt::Debug for NodeOptions {
@@ -652,7 +654,8 @@ impl Opened {
             wal_dir: options.wal_dir.clone(),
         };
         let mut directory = DataDirectory::open(Arc::clone(&options.disk), &options.data_dir, &opener)?;
-        let pool = SegmentPool::new(Arc::clone(&options.disk), PoolLimits::default());
+        let limits = PoolLimits { open_segments: options.open_segments, ..PoolLimits::default() };
+        let pool = SegmentPool::new(Arc::clone(&options.disk), limits);
         let directory_is_fresh = directory.is_fresh();
         let mut phase = None;
         let mut progress = |progress: Progress| {

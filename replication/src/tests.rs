@@ -83,6 +83,7 @@ pub(crate) fn options_on(disk: Arc<dyn Disk>, dir: &Path, clock: &Clock) -> Node
             rack: None,
         },
         log_defaults: LogConfig::default(),
+        open_segments: 64,
     }
 }
 
