@@ -258,6 +258,11 @@ impl OpenSegment {
         self.index_bytes.load(Ordering::Relaxed)
     }
 
+    /// The index, where it is in memory and nobody is about to read it.
+    pub(crate) fn index_in_memory(&self) -> Option<Arc<SegmentIndex>> {
+        self.index.try_lock().ok()?.clone()
+    }
+
     /// Written bytes of the file: a slice of a map, or a copy where the disk has no maps.
     ///
     /// A map covers a window of the file, beyond its end, too, so that readers at the tail share one while it fills. Windows

@@ -51,14 +51,22 @@ impl View {
         }
     }
 
+    /// The index of the segment, which is open as `open`; one that would have to be read or made first is worth a wait.
+    fn index_for(&self, open: &OpenSegment, waiting: Waiting) -> Result<Arc<SegmentIndex>, WalkError> {
+        match (waiting, &self.index) {
+            (Waiting::Never, None) => open.index_in_memory().ok_or(WalkError::WouldWait),
+            _ => Ok(self.index()?),
+        }
+    }
+
     /// A walk from the last indexed batch before the goal.
     fn walk<'a>(
         &self,
+        index: &SegmentIndex,
         open: &'a OpenSegment,
         goal: Goal,
         waiting: Waiting,
-    ) -> Result<HeaderWalk<'a>, LogStoreError> {
-        let index = self.index()?;
+    ) -> HeaderWalk<'a> {
         let offsets = &index.offsets;
         let base_offset = self.segment.base_offset();
         let mut from = match goal {
@@ -73,12 +81,13 @@ impl View {
         let (position, ordinal) = from.map_or((0, 0), |entry| (u64::from(entry.position), entry.ordinal));
         let walk =
             HeaderWalk::new(self.segment.path(), open, position, ordinal, self.written).waiting(waiting);
-        Ok(if position == 0 { walk.expecting(base_offset) } else { walk })
+        if position == 0 { walk.expecting(base_offset) } else { walk }
     }
 
     /// The boundary that the goal means; the end of what is written where it lies behind it.
     fn seek(&self, open: &OpenSegment, goal: Goal, waiting: Waiting) -> Result<Sought, WalkError> {
-        let mut walk = self.walk(open, goal, waiting)?;
+        let index = self.index_for(open, waiting)?;
+        let mut walk = self.walk(&index, open, goal, waiting);
         let mut next_offset = None;
         loop {
             let at = (walk.position(), next_offset);
@@ -540,7 +549,7 @@ impl Log {
             Ok(_) => {}
             // an entry of the index is a boundary as well, and needs no look at the disk
             Err(WalkError::WouldWait) => {
-                let index = view.index()?;
+                let index = view.index_for(handle, waiting)?;
                 if let Some(entry) = index.offsets.floor_by_position(limit)
                     && u64::from(entry.position) > start
                 {
@@ -720,7 +729,8 @@ impl Log {
     ) -> Result<Option<T>, LogStoreError> {
         if view.written > 0 {
             let open = view.segment.handle()?;
-            let mut walk = view.walk(&open, Goal::Offset(from), Waiting::ForDisk)?;
+            let index = view.index()?;
+            let mut walk = view.walk(&index, &open, Goal::Offset(from), Waiting::ForDisk);
             while let Some(found) = walk.next_waiting()? {
                 if found.header.base_offset >= upper_bound {
                     return Ok(None);
@@ -801,7 +811,9 @@ impl IndexRun {
         mut show: impl FnMut(&mut HeaderWalk<'_>, FileEntry) -> Result<bool, LogStoreError>,
     ) -> Result<u64, LogStoreError> {
         let open = self.view.segment.handle()?;
-        let mut walk = self.view.walk(&open, Goal::Ordinal(self.ordinal), Waiting::ForDisk)?.reading(piece);
+        let known = self.view.index()?;
+        let goal = Goal::Ordinal(self.ordinal);
+        let mut walk = self.view.walk(&known, &open, goal, Waiting::ForDisk).reading(piece);
         let mut controls = self.controls.into_iter().peekable();
         let mut goes_on = true;
         while goes_on && index < self.end {

@@ -733,6 +733,24 @@ fn segments_close_by_size_by_record_time_and_by_full_indexes() {
     assert!(node.log.segments().len() > 2, "an index of two entries is full soon");
 }
 
+/// Who may not wait does not read index files, nor a whole segment to make them anew.
+#[test]
+fn a_read_that_may_not_wait_leaves_indexes_to_one_that_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = stopped(dir.path(), indexed_segments(), 1200);
+    node.apply(255);
+    let end = node.log.next_offset();
+    let read = |waiting| node.log.read(0, 100_000, true, end, waiting).unwrap();
+    std::fs::remove_file(node.dir.join("00000000000000000000.index")).unwrap();
+    let refused = read(Waiting::Never);
+    assert!(refused.would_wait && refused.slices.is_empty(), "{refused:?}");
+    assert!(!node.dir.join("00000000000000000000.index").exists());
+    let waited = read(Waiting::ForDisk);
+    assert!(!waited.would_wait && waited.bytes > 0);
+    let known = read(Waiting::Never);
+    assert!(!known.would_wait && known.bytes > 0);
+}
+
 /// Reads at the end come from memory before the batch is in its file, and from the file afterwards, as one slice.
 #[test]
 fn the_tail_is_read_before_and_after_it_is_written() {
