@@ -61,6 +61,8 @@ const BLOCK: usize = DIRECT_ALIGNMENT;
 pub const ROUND_BYTES: usize = 8 << 20;
 /// Files of a full ring.
 pub const RING_FILES: usize = 8;
+/// A file of fewer blocks could take no round.
+const FEWEST_BLOCKS: u64 = 2;
 /// Bytes of a file of the ring unless told otherwise.
 pub const FILE_BYTES: u64 = 64 << 20;
 
@@ -483,17 +485,19 @@ pub struct WalPosition {
 #[derive(Clone, Debug)]
 pub struct WalOptions {
     /// The directory of the files.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Bytes of each file, a multiple of 4 KiB.
-    pub file_bytes: u64,
+    pub(crate) file_bytes: u64,
     /// Files of the full ring, at least two.
-    pub files: usize,
+    pub(crate) files: usize,
 }
 
 impl WalOptions {
-    /// A full ring in `dir`.
+    /// A full ring in `dir`, with files of the whole blocks in `file_bytes`: the files bypass the page cache, and a last block
+    /// that is not whole could not be zeroed.
     pub fn new(dir: PathBuf, file_bytes: u64) -> Self {
-        Self { dir, file_bytes, files: RING_FILES }
+        let blocks = (file_bytes / BLOCK as u64).max(FEWEST_BLOCKS);
+        Self { dir, file_bytes: blocks * BLOCK as u64, files: RING_FILES }
     }
 
     /// Bytes at which a round is full.

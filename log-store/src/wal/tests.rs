@@ -11,6 +11,22 @@ fn options(dir: &Path) -> WalOptions {
     WalOptions { dir: dir.to_owned(), file_bytes: 64 << 10, files: 3 }
 }
 
+/// A file that is no whole number of blocks could not be zeroed past the page cache.
+#[test]
+fn files_of_the_ring_are_whole_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    for (asked, bytes) in
+        [(0, 8 << 10), (1, 8 << 10), (65_535, 60 << 10), (65_536, 64 << 10), (65_537, 64 << 10)]
+    {
+        let options = WalOptions::new(dir.path().to_owned(), asked);
+        assert_eq!(options.file_bytes, bytes);
+        assert!(options.round_bytes() > 0);
+        let file = NewWalFile::new(&options, 3).make(&RealDisk).unwrap();
+        assert_eq!(fs::metadata(&file.path).unwrap().len(), bytes);
+    }
+    assert_eq!(WalOptions::new(dir.path().to_owned(), u64::MAX).file_bytes, u64::MAX - 4095);
+}
+
 /// A ring that cannot grow is half full sooner, and grows when it can.
 #[test]
 fn a_stunted_ring_wants_its_checkpoints_sooner() {
