@@ -36,6 +36,7 @@ use crate::{
     http::{self, Admin},
     limits::Limits,
     stopping::Stopping,
+    topics,
 };
 
 /// How long a stop waits for connections to finish.
@@ -275,6 +276,7 @@ fn node_options(
             rack: config.rack.clone(),
         },
         log_defaults: config.log_defaults.clone(),
+        internal_topics: &topics::INTERNAL,
         open_segments: usize::try_from(limits.open_segments()).unwrap_or(usize::MAX),
     }
 }

@@ -10,6 +10,8 @@ use crate::api::Broker;
 pub(crate) const CONSUMER_OFFSETS: &str = "__consumer_offsets";
 /// The topic that will hold the state of transactions; its name is reserved.
 pub(crate) const TRANSACTION_STATE: &str = "__transaction_state";
+/// Topics that clients may not produce to.
+pub(crate) const INTERNAL: [&str; 2] = [CONSUMER_OFFSETS, TRANSACTION_STATE];
 /// The directory of the metadata group has the form of a partition's, so no topic may take its name.
 const CLUSTER_METADATA: &str = "__cluster_metadata";
 
@@ -18,7 +20,7 @@ pub(crate) const MAX_NAME: usize = 249;
 
 /// Whether clients may not produce to it.
 pub(crate) fn is_internal(name: &str) -> bool {
-    name == CONSUMER_OFFSETS || name == TRANSACTION_STATE
+    INTERNAL.contains(&name)
 }
 
 /// What is wrong with a topic's name, in words.

@@ -69,6 +69,7 @@ async fn run(dir: std::path::PathBuf, partitions: usize, bytes: usize, in_flight
         progress: Arc::new(|_| {}),
         broker: BrokerInfo { id: 1, endpoints: Vec::new(), rack: None },
         log_defaults: LogConfig::default(),
+        internal_topics: &[],
         open_segments: 4096,
     })
     .await

@@ -37,6 +37,7 @@ fn options(dir: &Path) -> NodeOptions {
         progress: Arc::new(|_| {}),
         broker: BrokerInfo { id: 1, endpoints: Vec::new(), rack: None },
         log_defaults: LogConfig::default(),
+        internal_topics: &[],
         open_segments: 4096,
     }
 }

@@ -349,6 +349,8 @@ async fn rule_6_a_failed_sync_is_final() {
 async fn a_nearly_full_disk_refuses_produce_and_resumes() {
     let bench = Bench::new(Mutation::None).await;
     let orders = partition(&bench.node, "orders").await;
+    let offsets = partition(&bench.node, "__consumer_offsets").await;
+    let disguised = partition(&bench.node, "__orders").await;
     orders.append_committed(one_record_batch()).await.unwrap();
     let reserve = (4 << 20) * 8 * 9 / 8;
     bench.disk.set_free(reserve - 1);
@@ -356,8 +358,11 @@ async fn a_nearly_full_disk_refuses_produce_and_resumes() {
     let refused = orders.append_committed(one_record_batch()).await;
     assert!(matches!(refused, Err(ReplicationError::DiskFull { .. })), "{refused:?}");
     assert_eq!(crate::tests::values(&orders, 0).len(), 1, "reading goes on");
-    // what the broker itself keeps uses the reserve
+    // what the broker itself keeps uses the reserve, and a topic of a client's is not that by its name
     assert!(bench.node.next_producer_id().await.is_ok());
+    assert_eq!(offsets.append_committed(one_record_batch()).await.unwrap().base_offset, 0);
+    let refused = disguised.append_committed(one_record_batch()).await;
+    assert!(matches!(refused, Err(ReplicationError::DiskFull { .. })), "{refused:?}");
     bench.disk.set_free(reserve + 1);
     bench.node.space.forget();
     assert!(orders.append_committed(one_record_batch()).await.is_err(), "a little more does not flutter");

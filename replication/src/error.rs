@@ -45,10 +45,10 @@ pub enum ReplicationError {
     #[error("storage: {0}")]
     Storage(String),
     /// The disk is nearly full: nothing is appended.
-    #[error("less than {reserve} bytes are free on the data disk")]
+    #[error("the data disk is nearly full: nothing is appended until {wanted} bytes are free")]
     DiskFull {
-        /// The reserve, bytes.
-        reserve: u64,
+        /// Bytes that have to be free.
+        wanted: u64,
     },
     /// The topic is deleted.
     #[error("the topic is deleted")]

@@ -76,6 +76,8 @@ pub struct NodeOptions {
     pub broker: BrokerInfo,
     /// Default topic configuration: what topics that set nothing get.
     pub log_defaults: LogConfig,
+    /// Topics that the broker alone writes: they may use what is kept free on the disk.
+    pub internal_topics: &'static [&'static str],
     /// Closed segments that are kept open for reading, at most.
     pub open_segments: usize,
 }
@@ -168,6 +170,7 @@ impl Node {
             now: Arc::clone(&options.now),
             raft_config: raft_config()?,
             revive,
+            internal_topics: options.internal_topics,
         };
 
         let mut opened = HashMap::new();
@@ -578,6 +581,7 @@ impl Node {
             now: Arc::clone(&self.options.now),
             raft_config: Arc::clone(&self.raft_config),
             revive: self.revive.clone(),
+            internal_topics: self.options.internal_topics,
         }
     }
 
@@ -690,6 +694,7 @@ struct Opening {
     now: Arc<dyn Fn() -> i64 + Send + Sync>,
     raft_config: Arc<Config>,
     revive: mpsc::UnboundedSender<ReplicaId>,
+    internal_topics: &'static [&'static str],
 }
 
 /// Starts groups again that a full disk stopped, as long as there is a node.
@@ -730,8 +735,10 @@ impl Opening {
     }
 
     fn setup<'a>(&self, state: &'a GroupState, lane: Arc<Lane>) -> PartitionSetup<'a> {
+        let topic = state.topic.as_str();
         PartitionSetup {
             state,
+            internal: topic == METADATA_TOPIC || self.internal_topics.contains(&topic),
             lane,
             space: Arc::clone(&self.space),
             now: Arc::clone(&self.now),

@@ -170,6 +170,8 @@ struct Boundary {
 pub(crate) struct PartitionSetup<'a> {
     /// Its recovered (or new) state.
     pub(crate) state: &'a GroupState,
+    /// Whether the broker writes it, and clients do not.
+    pub(crate) internal: bool,
     /// The runtime it is pinned to.
     pub(crate) lane: Arc<Lane>,
     /// Free space of the data disk.
@@ -581,13 +583,13 @@ impl Partition {
         marks: Marks,
         producers: Producers,
     ) -> Arc<Self> {
-        let PartitionSetup { state, lane, space, files, now, max_batch_bytes, revive } = setup;
+        let PartitionSetup { state, internal, lane, space, files, now, max_batch_bytes, revive } = setup;
         Arc::new(Self {
             topic: Arc::from(state.topic.as_str()),
             topic_id: state.topic_id,
             index: state.partition,
             replica: state.replica,
-            internal: state.topic.starts_with("__"),
+            internal,
             log: ArcSwapOption::new(log),
             lane,
             space,

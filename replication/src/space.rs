@@ -84,7 +84,7 @@ impl Space {
         }
         self.ask_again();
         match self.full.load(Ordering::Relaxed) {
-            true => Err(ReplicationError::DiskFull { reserve: self.reserve }),
+            true => Err(ReplicationError::DiskFull { wanted: self.wanted(true) }),
             false => Ok(()),
         }
     }
@@ -136,11 +136,12 @@ impl Space {
         self.asked_ms.store((self.now)(), Ordering::Relaxed);
         // a disk that does not answer is found by the writes
         let Ok(free) = self.disk.free_bytes(&self.dir) else { return };
-        let needed = match self.full.load(Ordering::Relaxed) {
-            true => self.reserve + self.reserve / 8,
-            false => self.reserve,
-        };
-        self.set(free < needed, free);
+        self.set(free < self.wanted(self.full.load(Ordering::Relaxed)), free);
+    }
+
+    /// Bytes that have to be free for something to be appended.
+    fn wanted(&self, full: bool) -> u64 {
+        if full { self.reserve + self.reserve / 8 } else { self.reserve }
     }
 
     fn set(&self, full: bool, free: u64) {
@@ -149,10 +150,11 @@ impl Space {
         }
         let dir = self.dir.display();
         if full {
+            let wanted = self.wanted(true);
             tracing::error!(
-                free, reserve = self.reserve, %dir,
-                "disk nearly full: produce is refused (error 56), fetch goes on; free space on this disk, lower retention, \
-                 or delete topics, and writing begins again by itself"
+                free, wanted, to_free = wanted.saturating_sub(free), %dir,
+                "disk nearly full: produce is refused (error 56), fetch goes on; free `to_free` bytes more on this disk (lower \
+                 retention, delete topics), and writing begins again by itself"
             );
         } else {
             tracing::info!(free, %dir, "enough space on the disk: produce is taken again");

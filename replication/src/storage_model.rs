@@ -147,6 +147,7 @@ impl Storage {
         };
         let setup = PartitionSetup {
             state: &state,
+            internal: false,
             lane,
             space,
             now: Arc::clone(&options.now),

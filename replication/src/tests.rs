@@ -83,6 +83,7 @@ pub(crate) fn options_on(disk: Arc<dyn Disk>, dir: &Path, clock: &Clock) -> Node
             rack: None,
         },
         log_defaults: LogConfig::default(),
+        internal_topics: &["__consumer_offsets"],
         open_segments: 64,
     }
 }
@@ -218,6 +219,7 @@ impl Node {
         ));
         let setup = PartitionSetup {
             state: &state,
+            internal: false,
             lane,
             space: Arc::clone(&self.space),
             now: Arc::clone(&self.options.now),
