@@ -24,6 +24,7 @@ use arc_swap::ArcSwapOption;
 use futures_util::FutureExt;
 use log_store::{
     GroupState, Log, LogId, LogSlice, RecordBatch, ReplicaId, Vote,
+    batch::crc32c,
     config::LogConfig,
     leader_epochs::end_offset_for,
     log::{EntryHead, Waiting},
@@ -738,6 +739,11 @@ impl Partition {
         Ok(())
     }
 
+    /// A control entry is in the log's memory.
+    pub(crate) fn appended_control(&self, log_id: LogId, payload: &[u8]) -> Result<(), Violation> {
+        lock(&self.marks).invariants.entry(log_id, crc32c(payload))
+    }
+
     /// Everything up to `last` is on this disk.
     pub(crate) fn durable(&self, last: LogId, next_offset: i64) {
         {
@@ -786,6 +792,9 @@ impl Partition {
             let mut producers = None;
             for (log_id, payload) in entries.drain(..) {
                 marks.invariants.apply(log_id)?;
+                if let Some(control) = payload.encode_control() {
+                    marks.invariants.entry(log_id, crc32c(&control))?;
+                }
                 marks.applied = Some(log_id);
                 serves |= marks.leading == Some(log_id.term);
                 results.push(match payload {

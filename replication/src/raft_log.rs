@@ -293,7 +293,12 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         for (place, write) in writes.iter().enumerate() {
             let ticket = tickets.next_if(|(of, _)| *of == place).map(|(_, ticket)| ticket);
             match write {
-                QueuedWrite::Control { log_id, .. } => last = Some(*log_id),
+                QueuedWrite::Control { log_id, payload, .. } => {
+                    last = Some(*log_id);
+                    self.partition
+                        .appended_control(*log_id, payload)
+                        .map_err(|violation| self.broken(violation))?;
+                }
                 QueuedWrite::Batch { log_id, batch, position, .. } => {
                     last = Some(*log_id);
                     self.partition

@@ -731,3 +731,21 @@ async fn a_replica_serves_only_with_an_entry_of_its_own_term() {
     assert!(matches!(bare.offsets(), Err(ReplicationError::NotLeader)));
     node.abandon();
 }
+
+/// Proves: R01: a control entry that is applied is the one that was appended.
+#[tokio::test]
+async fn a_control_entry_has_one_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(options(dir.path(), &Clock::new())).await.unwrap();
+    let bare = node.bare_partition();
+    let log_id = |index| log_store::LogId { term: 1, index };
+    let trim = |log_start| crate::entry::Payload::Trim { log_start };
+    for index in [0, 1] {
+        bare.appended_control(log_id(index), &trim(0).encode_control().unwrap()).unwrap();
+    }
+    let mut results = Vec::new();
+    bare.apply(&mut vec![(log_id(0), trim(0))], &mut results).unwrap();
+    let other = bare.apply(&mut vec![(log_id(1), trim(7))], &mut results);
+    assert!(matches!(other, Err(crate::invariants::Violation::TwoChecksums { .. })), "{other:?}");
+    node.abandon();
+}
