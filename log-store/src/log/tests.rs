@@ -787,7 +787,7 @@ fn appends_know_whether_a_segment_may_hold_zstd() {
         node.log.read(offset, 1, true, offset + 1, Waiting::ForDisk).unwrap().may_hold_zstd
     };
     assert_eq!((may_hold(&node, 0), may_hold(&node, 1)), (false, true));
-    node.flush(2, true);
+    node.flush(2, false);
     node.reopen();
     assert_eq!(
         (may_hold(&node, 0), may_hold(&node, 1)),
