@@ -4,13 +4,20 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod demo;
+mod json;
+mod produce;
+
 use std::{
-    io::Write,
-    process::{Command, Stdio},
-    sync::OnceLock,
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{OnceLock, mpsc},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use json::document;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::broker::Broker;
 
@@ -28,9 +35,9 @@ struct Ran {
     stderr: String,
 }
 
-/// Runs `alluvium` with these arguments, separated by blanks, and `input` on its standard input.
-fn run_with(broker: &str, line: &str, input: &str) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+/// `program` with these arguments, separated by blanks, for this broker, and pipes.
+fn command(mut program: Command, broker: &str, line: &str) -> Child {
+    program
         .args(line.split_whitespace())
         .env("ALLUVIUM_BROKERS", broker)
         .env_remove("NO_COLOR")
@@ -39,7 +46,15 @@ fn run_with(broker: &str, line: &str, input: &str) -> Ran {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("starting alluvium");
+        .expect("starting alluvium")
+}
+
+/// Runs `alluvium` with these arguments, separated by blanks, and `input` on its standard input.
+fn run_with(broker: &str, line: &str, input: &str) -> Ran {
+    // Far longer than any command here takes: one that hangs ends with 124.
+    let mut program = Command::new("timeout");
+    program.args(["120", env!("CARGO_BIN_EXE_alluvium")]);
+    let mut child = command(program, broker, line);
     // A command that does not read its input closes the pipe: its business.
     drop(child.stdin.take().expect("a pipe").write_all(input.as_bytes()));
     let output = child.wait_with_output().expect("its end");
@@ -47,6 +62,81 @@ fn run_with(broker: &str, line: &str, input: &str) -> Ran {
         code: output.status.code().expect("an exit code"),
         stdout: String::from_utf8(output.stdout).expect("UTF-8"),
         stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+/// A command that runs beside the test; killed where it is dropped.
+struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Running {
+    fn start(broker: &str, line: &str) -> Self {
+        Self::of(command(Command::new(env!("CARGO_BIN_EXE_alluvium")), broker, line))
+    }
+
+    fn of(mut child: Child) -> Self {
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut stderr = child.stderr.take().expect("a pipe");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // The test may have ended.
+                drop(sender.send(line));
+            }
+        });
+        let stderr = std::thread::spawn(move || {
+            let mut text = String::new();
+            drop(stderr.read_to_string(&mut text));
+            text
+        });
+        Self { stdin: child.stdin.take(), child, lines, stderr: Some(stderr) }
+    }
+
+    /// The next line of its output; panics where none comes within a time that no working command needs.
+    fn line(&mut self) -> String {
+        self.lines.recv_timeout(Duration::from_secs(60)).expect("another line within a minute")
+    }
+
+    fn interrupt(&self) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
+        kill_process(pid, Signal::INT).expect("interrupting");
+    }
+
+    /// Waits for its end; `stdout` is what was not taken as lines.
+    fn end(mut self) -> Ran {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let status = loop {
+            match self.child.try_wait().expect("waiting") {
+                Some(status) => break status,
+                None => assert!(Instant::now() < deadline, "it does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        Ran {
+            code: status.code().expect("an exit code"),
+            stdout: self.lines.iter().map(|line| line + "\n").collect(),
+            stderr: self.stderr.take().expect("its reader").join().expect("its text"),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Waits until `holds`; fails after a time that no working broker needs.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -71,22 +161,17 @@ fn topic(name: &str, records: usize) {
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
-/// The JSON document of a command, checked for the envelope that `cli.schema.json` describes.
-fn document(ran: &Ran) -> Value {
-    let document: Value =
-        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
-    let keys: Vec<&String> = document.as_object().expect("an object").keys().collect();
-    assert_eq!(keys, ["command", "data", "errors", "v"]);
-    assert_eq!(document["v"], 1);
-    assert!(document["data"].as_array().expect("data").iter().all(Value::is_object), "rows are objects");
-    for error in document["errors"].as_array().expect("errors") {
-        assert!(
-            error["item"].is_string() && error["name"].is_string() && error["message"].is_string(),
-            "{error}"
-        );
-        assert!(error["code"].is_null() || error["code"].is_i64(), "{error}");
-    }
-    document
+/// Records of a topic, by its offsets.
+fn records_in(topic: &str) -> i64 {
+    rows(&well(&format!("topic offsets {topic} -O json")))
+        .iter()
+        .filter_map(|row| row["records"].as_i64())
+        .sum()
+}
+
+/// The rows of a command's JSON document.
+fn rows(ran: &Ran) -> Vec<Value> {
+    document(ran)["data"].as_array().expect("rows").clone()
 }
 
 /// Every command that prints rows: a table whose header is the one expected, and a JSON document, both with exit code 0.
@@ -146,10 +231,22 @@ fn what_is_missing_is_not_found() {
 /// A broker that is not there is exit code 4, and the message names it.
 #[test]
 fn a_dead_broker_is_unreachable() {
-    for line in ["topic list", "cluster info", "produce t v", "consume t", "group list", "api versions"] {
+    for line in [
+        "topic list",
+        "cluster info",
+        "produce t v",
+        "consume t",
+        "consume t -g g",
+        "group list",
+        "bench produce",
+        "api versions",
+    ] {
         let ran = run_with("127.0.0.1:1", line, "");
         assert_eq!(ran.code, 4, "{line}: {ran:?}");
         assert!(ran.stderr.contains("127.0.0.1:1"), "{line}: {}", ran.stderr);
+        let ran = run_with("127.0.0.1:1", &format!("{line} -O json"), "");
+        assert_eq!((ran.code, ran.stderr.as_str()), (4, ""), "{line}: {ran:?}");
+        assert_eq!(document(&ran)["errors"][0]["item"], "127.0.0.1:1", "{line}: {ran:?}");
     }
 }
 
@@ -174,10 +271,7 @@ fn malformed_command_lines_change_nothing() {
         assert_eq!(ran.code, 2, "{line}: {ran:?}");
         assert!(ran.stderr.contains(says), "{line}: {}", ran.stderr);
     }
-    let offsets = document(&well("topic offsets untouched -O json"));
-    let ends: i64 =
-        offsets["data"].as_array().expect("rows").iter().filter_map(|row| row["log_end"].as_i64()).sum();
-    assert_eq!(ends, 1, "{offsets}");
+    assert_eq!(records_in("untouched"), 1);
     assert_eq!(run("topic describe untouched-2").code, 3);
 }
 
@@ -388,34 +482,4 @@ fn a_closed_pipe_is_no_error() {
         .output()
         .expect("its end");
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-}
-
-/// `demo` prints its card with lines to copy, runs traffic, and leaves nothing behind when it is interrupted.
-#[test]
-fn demo_runs_and_cleans_up() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
-        .args(["demo", "--port", "0"])
-        .env("TMPDIR", folder.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starting the demo");
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("a pipe")));
-    let first = lines.next().expect("a line").expect("text");
-    let bootstrap =
-        first.split_whitespace().find(|word| word.starts_with("127.0.0.1:")).expect("its address");
-    let bootstrap = bootstrap.trim_end_matches([',', '.']).to_owned();
-    let read = run_with(&bootstrap, "consume orders -o start -n 20 --jsonl", "");
-    assert_eq!(read.stdout.lines().count(), 20, "{read:?}");
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("interrupting");
-    let card: Vec<String> = lines.map_while(Result::ok).collect();
-    child.wait().expect("its end");
-    assert!(
-        card.iter().any(|line| line.contains("kcat")) && card.iter().any(|line| line.contains("python3"))
-    );
-    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("the folder").collect();
-    assert!(left.is_empty(), "{left:?}");
 }
