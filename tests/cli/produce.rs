@@ -1,6 +1,8 @@
-//! `produce`: what is sent where a line is bad.
+//! `produce`: what is sent where a line is bad; the pace.
 
-use crate::{run_with, shared, well};
+use std::time::{Duration, Instant};
+
+use crate::{document, run, run_with, shared, well};
 
 /// A bad line of JSONL names its number; what stands before it is sent, nothing after it.
 #[test]
@@ -12,4 +14,33 @@ fn jsonl_stops_at_the_first_bad_line() {
     assert!(ran.stderr.contains("line 3") && ran.stderr.contains("valu"), "{}", ran.stderr);
     let read = well("consume lines -o start -e -f %v\\n");
     assert_eq!(read.stdout, "one\ntwo\n");
+}
+
+/// A partition that is not there is a bad line like any other: it is named, what stands before it is sent, nothing after it.
+#[test]
+fn a_wrong_partition_stops_like_a_bad_line() {
+    well("topic create wrong --partitions 1");
+    let input = concat!(
+        "{\"value\":\"one\"}\n{\"value\":\"two\"}\n\n",
+        "{\"value\":\"three\",\"partition\":9}\n{\"value\":\"four\"}\n"
+    );
+    let ran = run_with(shared(), "produce wrong --jsonl -O json", input);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let document = document(&ran);
+    assert_eq!(document["data"][0]["records"], 2, "{document}");
+    let error = &document["errors"][0];
+    assert_eq!(error["name"], "UNKNOWN_TOPIC_OR_PARTITION", "{document}");
+    assert!(error["message"].as_str().expect("a message").contains("line 4"), "{document}");
+    assert_eq!(well("consume wrong -o start -e -f %v\\n").stdout, "one\ntwo\n");
+}
+
+/// `--rate` holds for values of the command line, too.
+#[test]
+fn values_keep_the_pace() {
+    well("topic create paced --partitions 1");
+    let started = Instant::now();
+    let ran = run("produce paced one two three --rate 2 -O json");
+    assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(document(&ran)["data"].as_array().expect("rows").len(), 3);
 }

@@ -9,10 +9,13 @@
 use std::{
     collections::HashMap,
     io::{self, IsTerminal, Write},
+    time::Duration,
 };
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use super::failure::{CommandError, Exit, Failure, exit_of};
 
@@ -499,6 +502,45 @@ pub(crate) fn count_of(count: usize, noun: &str) -> String {
     match count {
         1 => format!("1 {noun}"),
         _ => format!("{count} {noun}s"),
+    }
+}
+
+/// Progress of something long on stderr: shown past a second, and only on a terminal; gone when it is dropped.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    shows: Option<JoinHandle<()>>,
+}
+
+impl Progress {
+    /// Begins; `template` is indicatif's.
+    pub(crate) fn start(template: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        let shown = bar.clone();
+        let shows = io::stderr().is_terminal().then(|| {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                shown.set_draw_target(ProgressDrawTarget::stderr());
+                shown.enable_steady_tick(Duration::from_millis(200));
+            })
+        });
+        Self { bar, shows }
+    }
+
+    /// So much is done.
+    pub(crate) fn at(&self, position: u64) {
+        self.bar.set_position(position);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(shows) = &self.shows {
+            shows.abort();
+        }
+        self.bar.finish_and_clear();
     }
 }
 

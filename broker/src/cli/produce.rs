@@ -1,16 +1,15 @@
 //! `alluvium produce`: records from arguments, standard input or a file.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fs::File,
-    io::{self, BufRead, BufReader, IsTerminal},
+    io::{self, BufRead, BufReader},
     path::PathBuf,
     time::Duration,
 };
 
 use bytes::Bytes;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use log_store::compression::Codec;
 use serde_json::json;
 use tokio::{sync::mpsc, time::Instant};
@@ -21,7 +20,7 @@ use super::{
     failure::{CommandError, Exit, Failure},
     interrupted,
     jsonl::{ProducedRecord, parse_line},
-    output::{Column, Report},
+    output::{Column, Progress, Report},
     producer::{Delivery, Producer, ProducerOptions},
     record_format::RecordFormat,
 };
@@ -99,7 +98,7 @@ pub(super) async fn run(context: &Context, arguments: ProduceArgs) -> Result<Exi
         (None, false) => Cut::Lines,
     };
     let from_arguments = !arguments.values.is_empty() || arguments.tombstone;
-    let records = match from_arguments {
+    let opened = match from_arguments {
         true => None,
         false => Some(open_input(&arguments)?),
     };
@@ -126,56 +125,73 @@ pub(super) async fn run(context: &Context, arguments: ProduceArgs) -> Result<Exi
         record.headers.extend(headers.iter().cloned());
         record
     };
-    match records {
+    match opened {
         None => produce_values(context, &arguments, producer, deliveries, complete).await,
-        Some(input) => {
-            produce_stream(context, &arguments, producer, deliveries, read_records(input, cut), complete)
-                .await
+        Some((name, input)) => {
+            let input = Input::start(name, input, cut);
+            produce_stream(context, &arguments, producer, deliveries, input, complete).await
         }
     }
 }
 
-fn open_input(arguments: &ProduceArgs) -> Result<Box<dyn BufRead + Send>, Failure> {
-    match &arguments.file {
-        Some(path) => match File::open(path) {
-            Ok(file) => Ok(Box::new(BufReader::with_capacity(1 << 16, file))),
-            Err(error) => {
-                let name = path.display().to_string();
-                Err(Failure::usage(&name, format!("{name}: {error}")))
-            }
-        },
-        None => Ok(Box::new(BufReader::with_capacity(1 << 16, io::stdin()))),
+/// The input and its name.
+fn open_input(arguments: &ProduceArgs) -> Result<(String, Box<dyn BufRead + Send>), Failure> {
+    let Some(path) = &arguments.file else {
+        return Ok(("standard input".to_owned(), Box::new(BufReader::with_capacity(1 << 16, io::stdin()))));
+    };
+    let name = path.display().to_string();
+    match File::open(path) {
+        Ok(file) => Ok((name, Box::new(BufReader::with_capacity(1 << 16, file)))),
+        Err(error) => Err(Failure::usage(&name, format!("{name}: {error}"))),
     }
 }
 
-/// Reads records on a thread, since standard input may wait for a person.
-fn read_records(
-    mut input: Box<dyn BufRead + Send>,
-    mut cut: Cut,
-) -> mpsc::Receiver<Result<ProducedRecord, String>> {
-    let (sender, records) = mpsc::channel(1024);
-    std::thread::spawn(move || {
-        let mut number = 0_u64;
-        loop {
-            number += 1;
-            let next = next_record(&mut *input, &mut cut).map_err(|why| {
-                format!("{} {number}: {why}", if matches!(cut, Cut::Format(_)) { "record" } else { "line" })
-            });
-            let last = next.is_err();
-            let Some(record) = next.transpose() else { return };
-            if sender.blocking_send(record).is_err() || last {
-                return;
-            }
-        }
-    });
-    records
+/// Records as they are cut out of the input.
+struct Input {
+    /// The file, or standard input.
+    name: String,
+    /// What is counted: lines, or records where a format cuts.
+    unit: &'static str,
+    /// Each with its number, the last one perhaps with what is wrong with it.
+    records: mpsc::Receiver<(u64, Result<ProducedRecord, String>)>,
 }
 
-fn next_record(input: &mut dyn BufRead, cut: &mut Cut) -> Result<Option<ProducedRecord>, String> {
-    if let Cut::Format(reader) = cut {
-        return reader.next(input);
+impl Input {
+    /// Reads on a thread, since standard input may wait for a person.
+    fn start(name: String, mut input: Box<dyn BufRead + Send>, mut cut: Cut) -> Self {
+        let unit = if matches!(cut, Cut::Format(_)) { "record" } else { "line" };
+        let (sender, records) = mpsc::channel(1024);
+        std::thread::spawn(move || {
+            let mut number = 0_u64;
+            loop {
+                let next = next_record(&mut *input, &mut cut, &mut number);
+                let last = next.is_err();
+                let Some(record) = next.transpose() else { return };
+                if sender.blocking_send((number, record)).is_err() || last {
+                    return;
+                }
+            }
+        });
+        Self { name, unit, records }
     }
+
+    /// The words for what is wrong with a line or record.
+    fn wrong(&self, number: u64, why: &str) -> String {
+        format!("{}, {} {number}: {why}; nothing from there on was sent", self.name, self.unit)
+    }
+}
+
+/// The next record; `number` counts the lines or records that were begun.
+fn next_record(
+    input: &mut dyn BufRead,
+    cut: &mut Cut,
+    number: &mut u64,
+) -> Result<Option<ProducedRecord>, String> {
     loop {
+        *number += 1;
+        if let Cut::Format(reader) = cut {
+            return reader.next(input);
+        }
         let mut line = Vec::new();
         if input.read_until(b'\n', &mut line).map_err(|error| format!("cannot be read: {error}"))? == 0 {
             return Ok(None);
@@ -212,19 +228,25 @@ async fn produce_values(
         true => vec![None],
         false => arguments.values.iter().map(|value| Some(Bytes::from(value.clone()))).collect(),
     };
-    let mut rows = BTreeMap::new();
+    let mut interrupt = std::pin::pin!(interrupted());
+    let began = Instant::now();
+    // one at a time, so that the latency is the broker's
     for (token, value) in (0_u64..).zip(values) {
-        let began = Instant::now();
-        producer.send(complete(ProducedRecord { value, ..Default::default() }), token).await?;
-        // one at a time, so that the latency is the broker's
-        tokio::select! {
-            delivery = deliveries.recv() => if let Some(delivery) = delivery {
-                rows.insert(delivery.token, (delivery, began.elapsed()));
-            },
-            () = interrupted() => return Ok(Exit::Interrupted),
-        }
-    }
-    for (delivery, took) in rows.into_values() {
+        let record = complete(ProducedRecord { value, ..Default::default() });
+        let sent = async {
+            pace(began, token, arguments.rate).await;
+            let sent_at = Instant::now();
+            producer.send(record, token).await?;
+            Ok::<_, Failure>((deliveries.recv().await, sent_at.elapsed()))
+        };
+        let (delivery, took) = tokio::select! {
+            sent = sent => sent?,
+            () = &mut interrupt => {
+                report.print(&context.terminal)?;
+                return Ok(Exit::Interrupted);
+            }
+        };
+        let Some(delivery) = delivery else { break };
         match delivery.result {
             Ok(offset) => report.row(json!({
                 "topic": arguments.topic,
@@ -238,13 +260,61 @@ async fn produce_values(
     report.print(&context.terminal)
 }
 
+/// What became of a stream of records.
+#[derive(Default)]
+struct Tally {
+    sent: u64,
+    bytes: usize,
+    settled: u64,
+    refused: u64,
+    partitions: BTreeSet<i32>,
+    first_failure: Option<Failure>,
+}
+
+impl Tally {
+    fn settle(&mut self, delivery: Delivery) {
+        self.settled += 1;
+        match delivery.result {
+            Ok(_) => {
+                self.partitions.insert(delivery.partition);
+            }
+            Err(failure) => {
+                self.refused += 1;
+                self.first_failure.get_or_insert(failure);
+            }
+        }
+    }
+
+    /// One row for all, and what was refused.
+    fn report(self, topic: &str, took: Duration, report: &mut Report) {
+        let seconds = took.as_secs_f64();
+        let written = self.settled - self.refused;
+        #[expect(clippy::cast_precision_loss, reason = "a rate is for reading")]
+        let rate = written as f64 / seconds.max(1e-9);
+        report.row(json!({
+            "topic": topic,
+            "records": written,
+            "bytes": self.bytes,
+            "partitions": self.partitions.len(),
+            "seconds": (seconds * 1000.0).round() / 1000.0,
+            "records_per_second": rate.round(),
+        }));
+        if let Some(failure) = self.first_failure {
+            let Self { refused, sent, .. } = self;
+            let message =
+                format!("{refused} of {sent} records were not written; the first: {}", failure.message);
+            report.fail(failure.worded(message));
+        }
+    }
+}
+
 /// A stream of records: one row for all.
 async fn produce_stream(
     context: &Context,
     arguments: &ProduceArgs,
     producer: Producer,
     mut deliveries: mpsc::UnboundedReceiver<Delivery>,
-    mut records: mpsc::Receiver<Result<ProducedRecord, String>>,
+    mut input: Input,
     complete: impl Fn(ProducedRecord) -> ProducedRecord,
 ) -> Result<Exit, CommandError> {
     let began = Instant::now();
@@ -259,53 +329,42 @@ async fn produce_stream(
             Column::right("RECORDS/S", "records_per_second"),
         ],
     );
-    let (mut sent, mut bytes, mut done, mut refused) = (0_u64, 0_u64, 0_u64, 0_u64);
-    let mut partitions = BTreeMap::<i32, u64>::new();
-    let mut first_failure = None;
+    let mut tally = Tally::default();
+    // without a producer nothing more is sent; what was sent is waited for
     let mut producer = Some(producer);
     let mut interrupt = std::pin::pin!(interrupted());
     let mut exit = Exit::Success;
-    let mut progress: Option<ProgressBar> = None;
-    while producer.is_some() || done < sent {
-        if progress.is_none()
-            && arguments.file.is_some()
-            && began.elapsed() > Duration::from_secs(1)
-            && io::stderr().is_terminal()
-        {
-            progress = Some(progress_bar());
-        }
-        if let Some(progress) = progress.as_ref().filter(|_| done % 256 == 0) {
-            progress.set_position(done);
+    let progress = arguments
+        .file
+        .is_some()
+        .then(|| Progress::start("{spinner} {human_pos} records, {per_sec}, {elapsed}"));
+    while producer.is_some() || tally.settled < tally.sent {
+        if let Some(progress) = &progress {
+            progress.at(tally.settled);
         }
         tokio::select! {
-            Some(delivery) = deliveries.recv() => {
-                done += 1;
-                match delivery.result {
-                    Ok(_) => *partitions.entry(delivery.partition).or_default() += 1,
-                    Err(failure) => {
-                        refused += 1;
-                        first_failure.get_or_insert(failure);
-                    }
-                }
-            }
-            next = records.recv(), if producer.is_some() => match next {
+            Some(delivery) = deliveries.recv() => tally.settle(delivery),
+            next = input.records.recv(), if producer.is_some() => match next {
                 None => producer = None,
-                Some(Err(why)) => {
-                    let item = arguments.file.as_ref().map_or("standard input".to_owned(), |file| file.display().to_string());
-                    report.fail(Failure::usage(&item, format!("{item}, {why}; nothing from there on was sent")));
+                Some((number, Err(why))) => {
+                    report.fail(Failure::usage(&input.name, input.wrong(number, &why)));
                     producer = None;
                 }
-                Some(Ok(record)) => {
+                Some((number, Ok(record))) => {
                     let record = complete(record);
-                    bytes += u64::try_from(record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len)).unwrap_or(0);
-                    if let Some(rate) = arguments.rate {
-                        #[expect(clippy::cast_precision_loss, reason = "a pace, not a count")]
-                        let due = began + Duration::from_secs_f64(sent as f64 / rate as f64);
-                        tokio::time::sleep_until(due).await;
-                    }
-                    if let Some(producer) = &mut producer {
-                        producer.send(record, sent).await?;
-                        sent += 1;
+                    let bytes = [&record.key, &record.value].map(|part| part.as_ref().map_or(0, Bytes::len));
+                    pace(began, tally.sent, arguments.rate).await;
+                    let Some(sending) = &mut producer else { continue };
+                    match sending.send(record, tally.sent).await {
+                        Ok(()) => {
+                            tally.sent += 1;
+                            tally.bytes += bytes.iter().sum::<usize>();
+                        }
+                        Err(failure) => {
+                            let message = input.wrong(number, &failure.message);
+                            report.fail(failure.worded(message));
+                            producer = None;
+                        }
                     }
                 }
             },
@@ -316,32 +375,17 @@ async fn produce_stream(
             }
         }
     }
-    if let Some(progress) = progress {
-        progress.finish_and_clear();
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    #[expect(clippy::cast_precision_loss, reason = "a rate is for reading")]
-    let rate = (done - refused) as f64 / seconds.max(1e-9);
-    report.row(json!({
-        "topic": arguments.topic,
-        "records": done - refused,
-        "bytes": bytes,
-        "partitions": partitions.len(),
-        "seconds": (seconds * 1000.0).round() / 1000.0,
-        "records_per_second": rate.round(),
-    }));
-    if let Some(failure) = first_failure {
-        let message = format!("{refused} of {sent} records were not written; the first: {}", failure.message);
-        report.fail(failure.worded(message));
-    }
+    drop(progress);
+    tally.report(&arguments.topic, began.elapsed(), &mut report);
     let printed = report.print(&context.terminal)?;
     Ok(if exit == Exit::Success { printed } else { exit })
 }
 
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} records, {per_sec}, {elapsed}") {
-        bar.set_style(style);
+/// Waits until the record of this number is due.
+async fn pace(began: Instant, number: u64, rate: Option<u64>) {
+    if let Some(rate) = rate {
+        #[expect(clippy::cast_precision_loss, reason = "a pace, not a count")]
+        let due = Duration::from_secs_f64(number as f64 / rate as f64);
+        tokio::time::sleep_until(began + due).await;
     }
-    bar
 }
