@@ -132,6 +132,13 @@ impl ConnectionError {
     }
 }
 
+/// A request on its way to the socket.
+struct Outgoing {
+    frame: Bytes,
+    /// Told once it is written, for a request without an answer.
+    written: Option<oneshot::Sender<()>>,
+}
+
 type Waiting = Arc<Mutex<HashMap<i32, oneshot::Sender<Bytes>>>>;
 
 /// A connection; dropping it closes it.
@@ -143,7 +150,7 @@ pub(super) struct Connection {
     versions: HashMap<i16, (i16, i16)>,
     offered: Vec<ApiVersion>,
     next: AtomicI32,
-    outgoing: mpsc::UnboundedSender<Bytes>,
+    outgoing: mpsc::UnboundedSender<Outgoing>,
     waiting: Waiting,
     closed: Arc<AtomicBool>,
     tasks: [JoinHandle<()>; 2],
@@ -291,6 +298,29 @@ impl Connection {
     /// # Errors
     /// The broker does not speak the API.
     pub(super) fn submit<R: Request>(&self, request: &R) -> Result<Pending<R>, ConnectionError> {
+        let version = self.version_of::<R>()?;
+        Ok(self.submit_at(request, version))
+    }
+
+    /// Sends a request to which no answer comes (`acks=0`), and waits until it is written.
+    ///
+    /// # Errors
+    /// The broker does not speak the API, or the connection ended.
+    pub(super) async fn tell<R: Request>(&self, request: &R) -> Result<(), ConnectionError> {
+        let version = self.version_of::<R>()?;
+        let correlation = self.next.fetch_add(1, Ordering::Relaxed);
+        let frame = encode_request(request, version, correlation, &self.client_id);
+        let (written, told) = oneshot::channel();
+        let closed = || ConnectionError::Closed { address: self.address.clone() };
+        if !self.is_open() {
+            return Err(closed());
+        }
+        self.outgoing.send(Outgoing { frame, written: Some(written) }).map_err(|_| closed())?;
+        told.await.map_err(|_| closed())
+    }
+
+    /// The highest version that both sides speak.
+    fn version_of<R: Request>(&self) -> Result<i16, ConnectionError> {
         let (api, lowest, highest) = spoken(R::KEY);
         let unsupported = || ConnectionError::Unsupported { address: self.address.clone(), api };
         let (min, max) = self.versions.get(&R::KEY).copied().ok_or_else(unsupported)?;
@@ -298,24 +328,15 @@ impl Connection {
         if version < lowest || version < min {
             return Err(unsupported());
         }
-        Ok(self.submit_at(request, version))
-    }
-
-    /// Sends a request to which no answer comes (`acks=0`).
-    ///
-    /// # Errors
-    /// The broker does not speak the API.
-    pub(super) fn tell<R: Request>(&self, request: &R) -> Result<(), ConnectionError> {
-        let pending = self.submit(request)?;
-        drop(pending);
-        Ok(())
+        Ok(version)
     }
 
     fn submit_at<R: Request>(&self, request: &R, version: i16) -> Pending<R> {
         let correlation = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         lock(&self.waiting).insert(correlation, sender);
-        let sent = self.outgoing.send(encode_request(request, version, correlation, &self.client_id));
+        let frame = encode_request(request, version, correlation, &self.client_id);
+        let sent = self.outgoing.send(Outgoing { frame, written: None });
         if sent.is_err() || !self.is_open() {
             lock(&self.waiting).remove(&correlation);
         }
@@ -340,22 +361,26 @@ fn close(waiting: &Waiting, closed: &AtomicBool) {
 
 async fn write_requests(
     mut stream: OwnedWriteHalf,
-    mut queue: mpsc::UnboundedReceiver<Bytes>,
+    mut queue: mpsc::UnboundedReceiver<Outgoing>,
     waiting: Waiting,
     closed: Arc<AtomicBool>,
 ) {
-    let mut frames = Vec::new();
-    while queue.recv_many(&mut frames, 64).await > 0 {
-        let written = match frames.as_slice() {
-            [frame] => stream.write_all(frame).await,
+    let mut requests = Vec::new();
+    while queue.recv_many(&mut requests, 64).await > 0 {
+        let written = match requests.as_slice() {
+            [request] => stream.write_all(&request.frame).await,
             many => {
-                let joined: Vec<u8> = many.concat();
+                let frames: Vec<&[u8]> = many.iter().map(|request| &request.frame[..]).collect();
+                let joined = frames.concat();
                 stream.write_all(&joined).await
             }
         };
-        frames.clear();
         if written.is_err() {
             break;
+        }
+        for told in requests.drain(..).filter_map(|request| request.written) {
+            // whoever waited may have given up
+            let _ = told.send(());
         }
     }
     close(&waiting, &closed);

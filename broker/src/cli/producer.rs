@@ -139,9 +139,9 @@ impl Producer {
     /// # Errors
     /// The record names a partition that the topic does not have.
     pub(super) async fn send(&mut self, record: ProducedRecord, token: u64) -> Result<(), Failure> {
-        let bytes = size_of(&record);
-        let partition = self.partition_for(&record, bytes)?;
-        if let Ok(permit) = self.room.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await {
+        let partition = self.partition_for(&record, size_of(&record))?;
+        let room = u32::try_from(room_for(&record)).unwrap_or(u32::MAX);
+        if let Ok(permit) = self.room.acquire_many(room).await {
             permit.forget();
         }
         let timestamp = record.timestamp.unwrap_or_else(|| self.clock.now_ms());
@@ -207,6 +207,11 @@ fn size_of(record: &ProducedRecord) -> usize {
     record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + headers + 16
 }
 
+/// What a record takes of the buffer: one that is larger takes all of it, and whether it is too large is the broker's to say.
+fn room_for(record: &ProducedRecord) -> usize {
+    size_of(record).min(BUFFER_BYTES)
+}
+
 /// The partition of a key, as Kafka's Java client chooses it.
 pub(super) fn partition_of_key(key: &[u8], partitions: usize) -> usize {
     let positive = usize::try_from(murmur2(key) & 0x7fff_ffff).unwrap_or(0);
@@ -243,7 +248,8 @@ fn murmur2(data: &[u8]) -> u32 {
 struct Batch {
     batch: RecordBatch,
     tokens: Vec<u64>,
-    bytes: usize,
+    /// What its records took of the buffer.
+    room: usize,
     deadline: Instant,
     answer: Option<Pending<ProduceRequest>>,
 }
@@ -333,7 +339,7 @@ impl Lane {
 
     /// Builds a batch with the next sequences. Where no producer id is to be had, its records fail.
     async fn build(&mut self, gathered: Vec<Queued>) -> Option<Batch> {
-        let bytes = gathered.iter().map(|queued| size_of(&queued.record)).sum();
+        let room = gathered.iter().map(|queued| room_for(&queued.record)).sum();
         let deadline = Instant::now() + self.options.delivery_timeout;
         let tokens: Vec<u64> = gathered.iter().map(|queued| queued.token).collect();
         let mut builder = BatchBuilder::new(self.options.codec);
@@ -341,7 +347,7 @@ impl Lane {
             match self.identity(deadline).await {
                 Ok((id, epoch)) => builder = builder.producer(id, epoch, self.sequence),
                 Err(failure) => {
-                    self.fail(&tokens, bytes, &failure);
+                    self.fail(&tokens, room, &failure);
                     return None;
                 }
             }
@@ -353,7 +359,7 @@ impl Lane {
                 record.headers.iter().map(|(name, value)| (&name[..], value.as_deref())).collect();
             builder.append(queued.timestamp, record.key.as_deref(), record.value.as_deref(), &headers);
         }
-        Some(Batch { batch: builder.build(), tokens, bytes, deadline, answer: None })
+        Some(Batch { batch: builder.build(), tokens, room, deadline, answer: None })
     }
 
     async fn identity(&mut self, deadline: Instant) -> Result<(i64, i16), Failure> {
@@ -389,36 +395,43 @@ impl Lane {
     /// Sends the batches that are not on their way; where that does not work they stay, for [`Lane::settle_first`].
     async fn submit(&mut self, flying: &mut VecDeque<Batch>) {
         let Ok(connection) = self.leader().await else { return };
-        for batch in flying.iter_mut().filter(|batch| batch.answer.is_none()) {
-            let request = ProduceRequest {
-                acks: self.options.acks,
-                timeout_ms: 30_000,
-                topics: vec![TopicData {
-                    name: Str::from(&*self.partition.topic),
-                    partitions: vec![PartitionData {
-                        index: self.partition.partition,
-                        records: Some(batch.batch.to_bytes()),
-                    }],
-                    ..Default::default()
-                }],
-                ..Default::default()
-            };
-            if self.options.acks == 0 {
-                if connection.tell(&request).is_err() {
+        if self.options.acks == 0 {
+            while let Some(batch) = flying.front() {
+                // nobody answers: it is done once it has left
+                let told =
+                    tokio::time::timeout_at(batch.deadline, connection.tell(&self.request(batch))).await;
+                if !matches!(told, Ok(Ok(()))) {
                     return;
                 }
-                for token in &batch.tokens {
-                    self.deliver(*token, Ok(-1));
+                let Some(batch) = flying.pop_front() else { return };
+                for token in batch.tokens {
+                    self.deliver(token, Ok(-1));
                 }
-                self.room.add_permits(batch.bytes);
-                batch.tokens.clear();
-                batch.bytes = 0;
-            } else {
-                match connection.submit(&request) {
-                    Ok(pending) => batch.answer = Some(pending),
-                    Err(_) => return,
-                }
+                self.room.add_permits(batch.room);
             }
+            return;
+        }
+        for batch in flying.iter_mut().filter(|batch| batch.answer.is_none()) {
+            match connection.submit(&self.request(batch)) {
+                Ok(pending) => batch.answer = Some(pending),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn request(&self, batch: &Batch) -> ProduceRequest {
+        ProduceRequest {
+            acks: self.options.acks,
+            timeout_ms: 30_000,
+            topics: vec![TopicData {
+                name: Str::from(&*self.partition.topic),
+                partitions: vec![PartitionData {
+                    index: self.partition.partition,
+                    records: Some(batch.batch.to_bytes()),
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
         }
     }
 
@@ -444,10 +457,6 @@ impl Lane {
     /// Waits for the answer to the oldest batch and acts on it.
     async fn settle_first(&mut self, flying: &mut VecDeque<Batch>) {
         let Some(first) = flying.front_mut() else { return };
-        if self.options.acks == 0 && first.tokens.is_empty() {
-            flying.pop_front();
-            return;
-        }
         let deadline = first.deadline;
         let failure = match first.answer.take() {
             None => Failure::local(
@@ -480,7 +489,7 @@ impl Lane {
                                     };
                                     self.deliver(*token, Ok(offset));
                                 }
-                                self.room.add_permits(batch.bytes);
+                                self.room.add_permits(batch.room);
                                 return;
                             }
                             _ => {
@@ -527,7 +536,7 @@ impl Lane {
             }
         }
         if let Some(batch) = flying.pop_front() {
-            self.fail(&batch.tokens, batch.bytes, failure);
+            self.fail(&batch.tokens, batch.room, failure);
         }
         if self.options.acks != -1 {
             self.submit(flying).await;
@@ -550,17 +559,17 @@ impl Lane {
             }
             Err(failure) => {
                 for batch in flying.drain(..) {
-                    self.fail(&batch.tokens, batch.bytes, &failure);
+                    self.fail(&batch.tokens, batch.room, &failure);
                 }
             }
         }
     }
 
-    fn fail(&self, tokens: &[u64], bytes: usize, failure: &Failure) {
+    fn fail(&self, tokens: &[u64], room: usize, failure: &Failure) {
         for token in tokens {
             self.deliver(*token, Err(failure.clone()));
         }
-        self.room.add_permits(bytes);
+        self.room.add_permits(room);
     }
 
     fn deliver(&self, token: u64, result: Result<i64, Failure>) {
