@@ -497,6 +497,11 @@ pub(super) fn leaders_of(topics: &[MetadataTopic]) -> HashMap<TopicPartition, i3
     leaders
 }
 
+/// Milliseconds as requests carry them.
+pub(super) fn millis(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
 /// A host as it stands before a port.
 pub(super) fn bracketed(host: &str) -> String {
     match host.contains(':') && !host.starts_with('[') {

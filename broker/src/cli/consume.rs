@@ -37,7 +37,8 @@ pub(super) struct ConsumeArgs {
     /// Topics
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
-    /// Where to begin and to end [default: start; with --group: what it committed]
+    /// Where to begin and to end [default: start]; a group begins where it committed, and there only where the log no
+    /// longer has that, or nothing is committed
     #[arg(short, long, value_name = "SPEC", allow_hyphen_values = true)]
     offset: Option<String>,
     /// End after N records
@@ -196,7 +197,17 @@ pub(super) async fn run(context: &Context, arguments: ConsumeArgs) -> Result<Exi
     match &arguments.group {
         None => consume_partitions(client, reading, starts, options).await,
         Some(group) => {
-            consume_group(client, reading, group, names, &starts, options, !arguments.no_commit).await
+            let membership = Membership {
+                member: GroupMember::new(Arc::clone(&client), group, names),
+                client,
+                group,
+                starts,
+                options,
+                commits: !arguments.no_commit,
+                committed: BTreeMap::new(),
+                printed: BTreeMap::new(),
+            };
+            consume_group(membership, reading).await
         }
     }
 }
@@ -295,109 +306,129 @@ async fn consume_partitions(
     }
 }
 
+/// Reads as a member of a group; whatever ends it, what was printed is committed and the member leaves.
 async fn consume_group(
-    client: Arc<Client>,
+    mut membership: Membership<'_>,
     mut reading: Reading<'_>,
-    group: &str,
-    topics: Vec<Arc<str>>,
-    starts: &BTreeMap<TopicPartition, i64>,
-    options: FetchOptions,
-    commits: bool,
 ) -> Result<Exit, CommandError> {
     reading.sink.flush()?;
-    let mut member = GroupMember::new(Arc::clone(&client), group, topics);
-    let mut interrupt = std::pin::pin!(interrupted());
-    let exit = 'joined: loop {
-        let assignment = tokio::select! {
-            assignment = member.join() => match assignment {
-                Ok(assignment) => assignment,
-                Err(failure) => return reading.fail(failure),
-            },
-            () = &mut interrupt => break Exit::Interrupted,
-        };
-        let committed = match client.committed(group).await {
-            Ok(committed) => committed,
-            Err(failure) => return reading.fail(failure),
-        };
-        reading.positions = assignment
-            .into_iter()
-            .map(|partition| {
-                let start = starts.get(&partition).copied().unwrap_or(0);
-                let position = committed.get(&partition).copied().unwrap_or(start);
-                (partition, position)
-            })
-            .collect();
-        if reading.is_done() {
-            break Exit::Success;
+    let ended = tokio::select! {
+        ended = membership.read(&mut reading) => ended,
+        () = interrupted() => Ok(Exit::Interrupted),
+    };
+    let committed = match ended {
+        // the last records may not have reached anybody
+        Err(CommandError::OutputClosed | CommandError::Output(_)) => Ok(true),
+        _ => membership.commit(&reading.positions).await,
+    };
+    let group = membership.group;
+    membership.member.leave().await;
+    match (ended, committed) {
+        (Ok(exit), Ok(true)) => reading.finish(exit),
+        (Ok(_), Ok(false)) => {
+            let what = format!("group '{group}': the last records were not committed");
+            reading.fail(answered(27, group, &what, None))
         }
-        let mut done = reading.positions.clone();
-        let mut fetcher = Fetcher::start(Arc::clone(&client), reading.positions.clone(), options);
+        (Err(CommandError::Failure(failure)), _) | (Ok(_), Err(failure)) => reading.fail(failure),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// A member of a group and what it knows of its partitions.
+struct Membership<'a> {
+    client: Arc<Client>,
+    group: &'a str,
+    member: GroupMember,
+    /// Where a partition begins of which nothing is committed.
+    starts: BTreeMap<TopicPartition, i64>,
+    options: FetchOptions,
+    /// Whether what is printed is committed.
+    commits: bool,
+    /// What the group has committed, as far as this member knows.
+    committed: BTreeMap<TopicPartition, i64>,
+    /// Behind what this process has printed of each partition it ever owned.
+    printed: BTreeMap<TopicPartition, i64>,
+}
+
+impl Membership<'_> {
+    /// Joins and reads, again after each rebalance, until everything asked for is printed. Cancel-safe.
+    async fn read(&mut self, reading: &mut Reading<'_>) -> Result<Exit, CommandError> {
+        loop {
+            let owned = self.member.join().await?;
+            reading.positions = self.place(&owned).await?;
+            if reading.is_done() || self.read_owned(reading).await? {
+                return Ok(Exit::Success);
+            }
+            self.commit(&reading.positions).await?;
+            self.printed.append(&mut reading.positions.clone());
+        }
+    }
+
+    /// Where each partition begins: behind what was printed or committed, else where the command line says.
+    async fn place(&mut self, owned: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
+        self.committed = self.client.committed(self.group).await?;
+        let mut positions = BTreeMap::new();
+        for (partition, (start, end)) in self.client.watermarks(owned).await? {
+            let known = self.committed.get(&partition).max(self.printed.get(&partition)).copied();
+            let fresh = self.starts.get(&partition).copied().unwrap_or(start);
+            let position = match known {
+                Some(known) if (start..=end).contains(&known) => known,
+                // as auto.offset.reset has it: the log no longer has what was committed
+                Some(known) => {
+                    let group = self.group;
+                    // stderr may be closed
+                    let _ = writeln!(
+                        io::stderr(),
+                        "warning: group '{group}' is at offset {known} of {partition}, which has {start} to {end}: \
+                         it goes on from {fresh}"
+                    );
+                    fresh
+                }
+                None => fresh,
+            };
+            positions.insert(partition, position);
+        }
+        Ok(positions)
+    }
+
+    /// Reads what is owned now; `false` where the member has to join again.
+    async fn read_owned(&mut self, reading: &mut Reading<'_>) -> Result<bool, CommandError> {
+        let mut fetcher = Fetcher::start(Arc::clone(&self.client), reading.positions.clone(), self.options);
         let mut next_commit = Instant::now() + COMMIT_INTERVAL;
         loop {
             tokio::select! {
-                fetched = fetcher.next() => match fetched {
-                    Some(Ok(fetched)) => {
-                        reading.take(&fetched)?;
-                        if reading.is_done() {
-                            break 'joined Exit::Success;
-                        }
-                    }
-                    Some(Err(failure)) => {
-                        member.leave().await;
-                        return reading.fail(failure);
-                    }
-                    None => {}
-                },
-                disturbed = member.disturbed() => match disturbed {
-                    Ok(()) => break,
-                    Err(failure) => return reading.fail(failure),
-                },
-                () = tokio::time::sleep_until(next_commit) => {
-                    next_commit = Instant::now() + COMMIT_INTERVAL;
-                    if commits && let Err(failure) = commit_changes(&member, &reading.positions, &mut done).await {
-                        return reading.fail(failure);
+                Some(fetched) = fetcher.next() => {
+                    reading.take(&fetched?)?;
+                    if reading.is_done() {
+                        return Ok(true);
                     }
                 }
-                () = &mut interrupt => break 'joined Exit::Interrupted,
+                disturbed = self.member.disturbed() => {
+                    disturbed?;
+                    return Ok(false);
+                }
+                () = tokio::time::sleep_until(next_commit) => {
+                    next_commit = Instant::now() + COMMIT_INTERVAL;
+                    self.commit(&reading.positions).await?;
+                }
             }
-        }
-        if commits && let Err(failure) = commit_changes(&member, &reading.positions, &mut done).await {
-            return reading.fail(failure);
-        }
-    };
-    if commits {
-        match member.commit(&reading.positions).await {
-            Ok(true) => {}
-            Ok(false) => {
-                let failure = answered(
-                    27,
-                    group,
-                    &format!("group '{group}': the last records were not committed"),
-                    None,
-                );
-                member.leave().await;
-                return reading.fail(failure);
-            }
-            Err(failure) => return reading.fail(failure),
         }
     }
-    member.leave().await;
-    reading.finish(exit)
-}
 
-/// Commits what has moved since the last time.
-async fn commit_changes(
-    member: &GroupMember,
-    positions: &BTreeMap<TopicPartition, i64>,
-    done: &mut BTreeMap<TopicPartition, i64>,
-) -> Result<(), Failure> {
-    let changes: BTreeMap<TopicPartition, i64> = positions
-        .iter()
-        .filter(|(partition, position)| done.get(*partition) != Some(*position))
-        .map(|(partition, position)| (partition.clone(), *position))
-        .collect();
-    if member.commit(&changes).await? {
-        done.extend(changes);
+    /// Commits what has moved since the last time; `false` where the group has moved on without this member.
+    async fn commit(&mut self, positions: &BTreeMap<TopicPartition, i64>) -> Result<bool, Failure> {
+        if !self.commits {
+            return Ok(true);
+        }
+        let changes: BTreeMap<TopicPartition, i64> = positions
+            .iter()
+            .filter(|(partition, position)| self.committed.get(*partition) != Some(*position))
+            .map(|(partition, position)| (partition.clone(), *position))
+            .collect();
+        let taken = self.member.commit(&changes).await?;
+        if taken {
+            self.committed.extend(changes);
+        }
+        Ok(taken)
     }
-    Ok(())
 }

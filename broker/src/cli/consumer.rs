@@ -8,10 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use log_store::{LogSlice, batch::RecordBatch, compression::with_inflater};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use super::{
-    client::{BACKOFF, Client, TopicPartition, leaders_of, lock},
+    client::{BACKOFF, Client, TopicPartition, leaders_of, lock, millis},
     connection::{Connection, answered, is_retriable},
     failure::{Exit, Failure},
     jsonl::ConsumedRecord,
@@ -60,7 +60,16 @@ pub(super) struct Fetched {
     pub(super) next_offset: i64,
 }
 
-type Positions = Arc<Mutex<BTreeMap<TopicPartition, i64>>>;
+/// How long a fetch is tried again while none is answered.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the fetches from all leaders share.
+struct Shared {
+    /// Where the next fetch of each partition begins.
+    positions: Mutex<BTreeMap<TopicPartition, i64>>,
+    /// When a fetch was answered last.
+    answered: Mutex<Instant>,
+}
 
 /// Fetches until it is dropped.
 pub(super) struct Fetcher {
@@ -82,20 +91,20 @@ impl Fetcher {
         options: FetchOptions,
     ) -> Self {
         let (sender, results) = mpsc::channel(4);
-        let positions = Arc::new(Mutex::new(positions));
+        let shared = Shared { positions: Mutex::new(positions), answered: Mutex::new(Instant::now()) };
         let task = tokio::spawn(async move {
             loop {
-                match fetch_from_leaders(&client, &positions, options, &sender).await {
+                match fetch_from_leaders(&client, &shared, options, &sender).await {
                     Ok(()) => return,
                     Err(failure) => {
                         let again = match failure.code {
                             Some(code) => {
                                 is_retriable(code) && code != 3
-                                    || code == 3 && exists(&client, &positions).await
+                                    || code == 3 && exists(&client, &shared.positions).await
                             }
                             None => failure.exit() == Exit::Unreachable,
                         };
-                        if !again {
+                        if !again || lock(&shared.answered).elapsed() >= PATIENCE {
                             // whoever reads may be gone
                             let _ = sender.send(Err(failure)).await;
                             return;
@@ -118,7 +127,7 @@ impl Fetcher {
 }
 
 /// Whether all the topics exist: 3 is also what a broker answers that does not know a new topic yet.
-async fn exists(client: &Client, positions: &Positions) -> bool {
+async fn exists(client: &Client, positions: &Mutex<BTreeMap<TopicPartition, i64>>) -> bool {
     let mut names: Vec<Arc<str>> =
         lock(positions).keys().map(|partition| Arc::clone(&partition.topic)).collect();
     names.dedup();
@@ -131,11 +140,11 @@ async fn exists(client: &Client, positions: &Positions) -> bool {
 /// Ends with the first error of any leader, or when the receiver is gone.
 async fn fetch_from_leaders(
     client: &Client,
-    positions: &Positions,
+    shared: &Shared,
     options: FetchOptions,
     sender: &mpsc::Sender<Result<Fetched, Failure>>,
 ) -> Result<(), Failure> {
-    let partitions: Vec<TopicPartition> = lock(positions).keys().cloned().collect();
+    let partitions: Vec<TopicPartition> = lock(&shared.positions).keys().cloned().collect();
     let mut names: Vec<Arc<str>> = partitions.iter().map(|partition| Arc::clone(&partition.topic)).collect();
     names.dedup();
     let leaders = leaders_of(&client.topics(&names).await?);
@@ -154,7 +163,7 @@ async fn fetch_from_leaders(
         // a fetch may wait at the broker: nothing else should wait behind it
         let connection = client.open_another(&address).await?;
         let session = Session { id: 0, epoch: 0, sent: HashMap::new() };
-        tasks.push(Box::pin(fetch_from_leader(connection, partitions, positions, options, sender, session)));
+        tasks.push(Box::pin(fetch_from_leader(connection, partitions, shared, options, sender, session)));
     }
     if tasks.is_empty() {
         sender.closed().await;
@@ -175,7 +184,7 @@ struct Session {
 async fn fetch_from_leader(
     connection: Arc<Connection>,
     partitions: Vec<TopicPartition>,
-    positions: &Positions,
+    shared: &Shared,
     options: FetchOptions,
     sender: &mpsc::Sender<Result<Fetched, Failure>>,
     mut session: Session,
@@ -184,7 +193,7 @@ async fn fetch_from_leader(
         let full = session.epoch == 0;
         let mut topics: BTreeMap<&Arc<str>, Vec<FetchPartition>> = BTreeMap::new();
         for partition in &partitions {
-            let position = lock(positions).get(partition).copied().unwrap_or_default();
+            let position = lock(&shared.positions).get(partition).copied().unwrap_or_default();
             if full || session.sent.get(partition) != Some(&position) {
                 topics.entry(&partition.topic).or_default().push(FetchPartition {
                     partition: partition.partition,
@@ -196,7 +205,7 @@ async fn fetch_from_leader(
             }
         }
         let request = FetchRequest {
-            max_wait_ms: i32::try_from(options.max_wait.as_millis()).unwrap_or(i32::MAX),
+            max_wait_ms: millis(options.max_wait),
             min_bytes: 1,
             max_bytes: 50 << 20,
             isolation_level: i8::from(options.read_committed),
@@ -235,14 +244,16 @@ async fn fetch_from_leader(
             let name: Arc<str> = (&*topic.name).into();
             for partition in topic.partitions {
                 let key = TopicPartition { topic: Arc::clone(&name), partition: partition.partition_index };
-                let position = lock(positions).get(&key).copied().unwrap_or_default();
+                let position = lock(&shared.positions).get(&key).copied().unwrap_or_default();
                 let fetched = take(key, position, partition, options)?;
-                lock(positions).insert(fetched.partition.clone(), fetched.next_offset);
+                lock(&shared.positions).insert(fetched.partition.clone(), fetched.next_offset);
                 if fetched.next_offset > position && sender.send(Ok(fetched)).await.is_err() {
                     return Ok(());
                 }
             }
         }
+        // not before: whoever reads may have been slow
+        *lock(&shared.answered) = Instant::now();
     }
 }
 

@@ -16,7 +16,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use super::{
-    client::{BACKOFF, Client, TopicPartition},
+    client::{BACKOFF, Client, TopicPartition, millis},
     connection::{ConnectionError, answered, is_retriable},
     failure::Failure,
     group::commit_topics,
@@ -274,10 +274,13 @@ impl GroupMember {
             .all(|partition| partition.error_code == 0))
     }
 
-    /// Leaves the group, so that others take over at once.
+    /// Leaves the group where it has joined, so that others take over at once.
     pub(super) async fn leave(mut self) {
         if let Some(heart) = self.heart.take() {
             heart.abort();
+        }
+        if self.member.is_empty() {
+            return;
         }
         let request = LeaveGroupRequest {
             group_id: Str::from(self.group.as_str()),
@@ -289,10 +292,6 @@ impl GroupMember {
             let _ = connection.ask(&request).await;
         }
     }
-}
-
-fn millis(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
 /// Of each topic, consecutive partitions to each member that wants it, in the order of their ids; the first members get

@@ -1,0 +1,106 @@
+//! `consume`: members of groups that come and go, and brokers that go away.
+
+use crate::{Broker, Running, document, eventually, rows, run, run_with, shared, topic, well};
+
+/// The value of a line of JSONL.
+fn value(line: &str) -> String {
+    let record: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    record["value"].as_str().expect("a value").to_owned()
+}
+
+/// What a group committed in all.
+fn committed(group: &str) -> i64 {
+    rows(&well(&format!("group lag {group} -O json")))
+        .iter()
+        .filter_map(|row| row["committed"].as_i64())
+        .sum()
+}
+
+/// A broker that goes away and does not come back ends a read with 4, with a whole document of what was read.
+#[test]
+fn a_broker_that_goes_away_ends_a_read() {
+    let mut broker = Broker::ephemeral();
+    assert_eq!(run_with(&broker.bootstrap, "topic create gone --partitions 1", "").code, 0);
+    assert_eq!(run_with(&broker.bootstrap, "produce gone first second", "").code, 0);
+    let mut running = Running::start(&broker.bootstrap, "consume gone -O json");
+    // The beginning of the document and a record, which ends where the next begins.
+    let printed = format!("{}\n{}\n", running.line(), running.line());
+    broker.kill();
+    let mut ran = running.end();
+    assert_eq!(ran.code, 4, "{ran:?}");
+    ran.stdout = printed + &ran.stdout;
+    let document = document(&ran);
+    assert_eq!(document["data"][0]["value"], "first");
+    assert_eq!(document["errors"][0]["item"], broker.bootstrap.as_str(), "{document}");
+}
+
+/// A group whose commit lies outside of the log goes on from where -o says, and says so.
+#[test]
+fn a_group_outside_of_the_log_begins_where_the_option_says() {
+    topic("outside", 10);
+    let offsets = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(offsets.path(), "outside 0 1000\noutside 1 1000\n").expect("writing offsets");
+    let seek = format!("group seek outsiders --to-file {}", offsets.path().display());
+    well(&seek);
+    let ran = well("consume outside -g outsiders -n 10 --jsonl");
+    assert_eq!(ran.stdout.lines().count(), 10);
+    assert!(ran.stderr.contains("offset 1000 of outside-0"), "{}", ran.stderr);
+    assert_eq!(committed("outsiders"), 10);
+    well(&seek);
+    assert_eq!(well("consume outside -g outsiders -o -1 -n 2 --jsonl").stdout.lines().count(), 2);
+    assert_eq!(committed("outsiders"), 10);
+}
+
+/// A rebalance does not print again what is still owned, though nothing is committed.
+#[test]
+fn a_rebalance_repeats_nothing() {
+    topic("shared-out", 20);
+    let line = "consume shared-out -g sharers --no-commit --jsonl";
+    let mut first = Running::start(shared(), line);
+    let mut seen: Vec<String> = (0..20).map(|_| value(&first.line())).collect();
+    let mut second = Running::start(shared(), line);
+    for _ in 0..10 {
+        value(&second.line());
+    }
+    // The second has its half: the first has been through the rebalance, or is in it.
+    let ran = run_with(
+        shared(),
+        "produce shared-out --jsonl",
+        "{\"value\":\"new\",\"partition\":0}\n{\"value\":\"new\",\"partition\":1}\n",
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(value(&second.line()), "new");
+    assert_eq!(value(&first.line()), "new");
+    // And back again.
+    second.interrupt();
+    assert_eq!(second.end().code, 130);
+    assert_eq!(value(&first.line()), "new", "of the partition that came back, what it had not printed");
+    first.interrupt();
+    let rest = first.end();
+    assert_eq!((rest.code, rest.stdout.as_str()), (130, ""));
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 20);
+}
+
+/// A read that fails commits what it printed before it leaves the group.
+#[test]
+fn a_failed_read_commits_what_it_printed() {
+    topic("stays", 2);
+    topic("goes", 2);
+    let mut running = Running::start(shared(), "consume stays goes -g failing --jsonl");
+    for _ in 0..4 {
+        running.line();
+    }
+    eventually("the first commit", || run("group describe failing").code == 0 && committed("failing") == 4);
+    well("produce stays one-more -k k0");
+    assert_eq!(value(&running.line()), "one-more");
+    well("topic delete goes --yes");
+    let ran = running.end();
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let lag = rows(&well("group lag failing -O json"));
+    let behind: i64 =
+        lag.iter().filter(|row| row["topic"] == "stays").filter_map(|row| row["lag"].as_i64()).sum();
+    assert_eq!(behind, 0, "{lag:?}");
+    well("group delete failing --yes");
+}
