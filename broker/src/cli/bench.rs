@@ -4,17 +4,11 @@
 //! was due. A broker that stalls is charged for everything that had to wait (no coordinated omission). Without
 //! `--rate` a produce load is closed by the bytes on their way, and its latency is from the send.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, IsTerminal},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use clap::{Args, Subcommand};
 use hdrhistogram::Histogram;
-use indicatif::ProgressBar;
 use log_store::compression::Codec;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -22,21 +16,13 @@ use tokio::time::Instant;
 use super::{
     Context,
     client::Client,
-    connection::answered,
     consumer::{FetchOptions, Fetcher},
     failure::{CommandError, Exit, Failure},
     interrupted,
     jsonl::ProducedRecord,
-    output::{Column, OutputMode, Report},
+    output::{Column, OutputMode, Progress, Report},
     producer::{Producer, ProducerOptions},
     settings::Settings,
-};
-use crate::protocol::{
-    Str,
-    messages::{
-        create_topics::{CreatableTopic, CreateTopicsRequest},
-        delete_topics::DeleteTopicsRequest,
-    },
 };
 
 #[derive(Subcommand)]
@@ -125,58 +111,10 @@ pub(super) async fn run(context: &Context, command: BenchCommand) -> Result<Exit
     let name = command.name();
     let (BenchCommand::Produce(arguments) | BenchCommand::Consume(arguments) | BenchCommand::E2e(arguments)) =
         &command;
-    let duration = super::time::parse_duration(&arguments.duration)
-        .and_then(|millis| u64::try_from(millis).ok())
-        .filter(|millis| *millis > 0)
-        .map(Duration::from_millis)
-        .ok_or_else(|| {
-            Failure::usage("--duration", format!("--duration {}: no duration", arguments.duration))
-                .hint("10s, 2m")
-        })?;
-    let client = Client::connect(&context.settings).await?;
-    let (topic, own) = match &arguments.topic {
-        Some(topic) => (topic.clone(), false),
-        None => (format!("bench-{:08x}", crate::clock::entropy() & 0xffff_ffff), true),
-    };
-    if own {
-        create(&client, &topic, arguments.partitions).await?;
-    } else {
-        client.partitions(&[topic.as_str().into()]).await?;
+    let mut terminal = context.terminal;
+    if arguments.json {
+        terminal.mode = OutputMode::Json;
     }
-    let measured = async {
-        match &command {
-            BenchCommand::Produce(_) => produce(context, arguments, &topic, duration).await,
-            BenchCommand::Consume(_) => {
-                if own {
-                    produce(context, arguments, &topic, duration).await?;
-                }
-                consume(context, arguments, &topic, duration).await
-            }
-            BenchCommand::E2e(_) => e2e(context, arguments, &topic, duration).await,
-        }
-    };
-    let progress = (io::stderr().is_terminal()).then(|| {
-        let bar = ProgressBar::new_spinner().with_message(format!("{name}: {} of load", arguments.duration));
-        bar.enable_steady_tick(Duration::from_millis(200));
-        bar
-    });
-    let result = tokio::select! {
-        result = measured => Some(result),
-        () = interrupted() => None,
-    };
-    if let Some(progress) = progress {
-        progress.finish_and_clear();
-    }
-    if own {
-        let request = DeleteTopicsRequest {
-            topic_names: vec![Str::from(topic.as_str())],
-            timeout_ms: 30_000,
-            ..Default::default()
-        };
-        client.ask(&request).await?;
-    }
-    let Some(result) = result else { return Ok(Exit::Interrupted) };
-    let (row, failure) = result?;
     let mut report = Report::new(
         name,
         &[
@@ -191,35 +129,75 @@ pub(super) async fn run(context: &Context, command: BenchCommand) -> Result<Exit
             Column::right("FAILED", "failed"),
         ],
     );
-    report.row(row);
-    if let Some(failure) = failure {
-        report.fail(failure);
+    match measure_on_topic(context, &command, arguments).await {
+        Ok(Some((row, failure))) => {
+            report.row(row);
+            if let Some(failure) = failure {
+                report.fail(failure);
+            }
+            report.print(&terminal)
+        }
+        Ok(None) => Ok(Exit::Interrupted),
+        Err(failure) => Ok(terminal.end(name, &failure.into())),
     }
-    let mut terminal = context.terminal;
-    if arguments.json {
-        terminal.mode = OutputMode::Json;
-    }
-    report.print(&terminal)
 }
 
-async fn create(client: &Client, topic: &str, partitions: i32) -> Result<(), Failure> {
-    let request = CreateTopicsRequest {
-        topics: vec![CreatableTopic {
-            name: topic.into(),
-            num_partitions: partitions,
-            replication_factor: -1,
-            ..Default::default()
-        }],
-        timeout_ms: 30_000,
-        ..Default::default()
+/// Measures on the topic given, or on one that it makes and deletes; nothing where it is interrupted.
+async fn measure_on_topic(
+    context: &Context,
+    command: &BenchCommand,
+    arguments: &BenchArgs,
+) -> Result<Option<(Value, Option<Failure>)>, Failure> {
+    let duration = super::time::parse_duration(&arguments.duration)
+        .and_then(|millis| u64::try_from(millis).ok())
+        .filter(|millis| *millis > 0)
+        .map(Duration::from_millis)
+        .ok_or_else(|| {
+            Failure::usage("--duration", format!("--duration {}: no duration", arguments.duration))
+                .hint("10s, 2m")
+        })?;
+    let client = Client::connect(&context.settings).await?;
+    let own = format!("bench-{:08x}", crate::clock::entropy() & 0xffff_ffff);
+    let topic = arguments.topic.as_deref().unwrap_or(&own);
+    match arguments.topic {
+        Some(_) => drop(client.partitions(&[topic.into()]).await?),
+        None => client.create_topic(topic, arguments.partitions).await?,
+    }
+    let progress =
+        Progress::start(&format!("{{spinner}} {}: {} of load", command.name(), arguments.duration));
+    let measured = tokio::select! {
+        measured = measure(context, command, arguments, topic, duration) => Some(measured),
+        () = interrupted() => None,
     };
-    for answer in client.ask(&request).await?.topics {
-        if answer.error_code != 0 {
-            let what = format!("topic '{topic}' was not created");
-            return Err(answered(answer.error_code, topic, &what, answer.error_message.as_deref()));
+    drop(progress);
+    let measured = measured.transpose();
+    if arguments.topic.is_none() {
+        let deleted = client.delete_topics([topic]).await;
+        // what went wrong first is what went wrong
+        if measured.is_ok() {
+            deleted?;
         }
     }
-    Ok(())
+    measured
+}
+
+async fn measure(
+    context: &Context,
+    command: &BenchCommand,
+    arguments: &BenchArgs,
+    topic: &str,
+    duration: Duration,
+) -> Measured {
+    match command {
+        BenchCommand::Produce(_) => produce(context, arguments, topic, duration).await,
+        BenchCommand::Consume(_) => {
+            if arguments.topic.is_none() {
+                produce(context, arguments, topic, duration).await?;
+            }
+            consume(context, arguments, topic, duration).await
+        }
+        BenchCommand::E2e(_) => e2e(context, arguments, topic, duration).await,
+    }
 }
 
 fn producer_options(arguments: &BenchArgs) -> ProducerOptions {

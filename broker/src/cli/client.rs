@@ -18,6 +18,8 @@ use super::{
 use crate::protocol::{
     Request, Str,
     messages::{
+        create_topics::{CreatableTopic, CreatableTopicResult, CreateTopicsRequest},
+        delete_topics::{DeletableTopicResult, DeleteTopicsRequest},
         find_coordinator::FindCoordinatorRequest,
         list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic},
         metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataTopic},
@@ -40,6 +42,9 @@ impl fmt::Display for TopicPartition {
 
 /// How long one waits before asking again for what should settle by itself.
 pub(super) const BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long a broker may take over a change of the cluster.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Timestamps that ListOffsets understands as places.
 pub(super) const EARLIEST: i64 = -2;
@@ -178,6 +183,61 @@ impl Client {
     /// None answers.
     pub(super) async fn ask<R: Request>(&self, request: &R) -> Result<R::Response, Failure> {
         self.any().await?.ask(request).await.map_err(ConnectionError::into_failure)
+    }
+
+    /// Asks any broker for a change of the cluster, which may take it [`ADMIN_TIMEOUT`].
+    async fn ask_admin<R: Request>(&self, request: &R) -> Result<R::Response, Failure> {
+        let connection = self.any().await?;
+        connection.ask_held(request, ADMIN_TIMEOUT).await.map_err(ConnectionError::into_failure)
+    }
+
+    /// Creates topics, or only checks whether it could; each has its own answer.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub(super) async fn create_topics(
+        &self,
+        topics: Vec<CreatableTopic>,
+        validate_only: bool,
+    ) -> Result<Vec<CreatableTopicResult>, Failure> {
+        let request = CreateTopicsRequest { topics, timeout_ms: millis(ADMIN_TIMEOUT), validate_only };
+        Ok(self.ask_admin(&request).await?.topics)
+    }
+
+    /// Creates one topic with the broker's defaults for all but these.
+    ///
+    /// # Errors
+    /// It was not created.
+    pub(super) async fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Failure> {
+        let topic = CreatableTopic {
+            name: name.into(),
+            num_partitions: partitions,
+            replication_factor: -1,
+            ..Default::default()
+        };
+        for answer in self.create_topics(vec![topic], false).await? {
+            if answer.error_code != 0 {
+                let what = format!("topic '{name}' was not created");
+                return Err(answered(answer.error_code, name, &what, answer.error_message.as_deref()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes topics; each has its own answer.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub(super) async fn delete_topics<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<DeletableTopicResult>, Failure> {
+        let request = DeleteTopicsRequest {
+            topic_names: names.into_iter().map(Str::from).collect(),
+            timeout_ms: millis(ADMIN_TIMEOUT),
+            ..Default::default()
+        };
+        Ok(self.ask_admin(&request).await?.responses)
     }
 
     /// Metadata of the named topics (of all without names), as it is answered now. Nothing is created.

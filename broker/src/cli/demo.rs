@@ -24,7 +24,6 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     Context,
     client::{Client, TopicPartition, lock},
-    connection::answered,
     consumer::{FetchOptions, Fetcher},
     failure::{CommandError, Exit, Failure},
     group_member::GroupMember,
@@ -36,7 +35,6 @@ use super::{
 use crate::{
     clock::{Clock, entropy},
     config::Config,
-    protocol::messages::create_topics::{CreatableTopic, CreateTopicsRequest},
     server::{self, Addresses, ServerOptions},
 };
 
@@ -193,7 +191,11 @@ async fn play(context: &Context, arguments: &DemoArgs, addresses: &Addresses) ->
         ..context.settings.clone()
     };
     let client = Client::connect(&settings).await?;
-    create_topic(&client).await?;
+    match client.create_topic(TOPIC, PARTITIONS).await {
+        // a directory that was kept has it already
+        Err(failure) if failure.code != Some(36) => return Err(failure.into()),
+        _ => {}
+    }
     let counters = Arc::new(Counters::default());
     let mut tasks = tokio::task::JoinSet::new();
     for member in ["dashboard-1", "dashboard-2"] {
@@ -233,31 +235,6 @@ fn fail_if_failed(counters: &Counters) -> Result<(), Failure> {
         Some(failure) => Err(failure),
         None => Ok(()),
     }
-}
-
-async fn create_topic(client: &Client) -> Result<(), Failure> {
-    let request = CreateTopicsRequest {
-        topics: vec![CreatableTopic {
-            name: TOPIC.into(),
-            num_partitions: PARTITIONS,
-            replication_factor: 1,
-            ..Default::default()
-        }],
-        timeout_ms: 30_000,
-        ..Default::default()
-    };
-    for topic in client.ask(&request).await?.topics {
-        // a directory that was kept has it already
-        if !matches!(topic.error_code, 0 | 36) {
-            return Err(answered(
-                topic.error_code,
-                TOPIC,
-                "topic 'orders' was not created",
-                topic.error_message.as_deref(),
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// A believable order.

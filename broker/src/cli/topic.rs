@@ -19,14 +19,10 @@ use super::{
 use crate::protocol::{
     Str,
     messages::{
-        create_topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest},
-        delete_topics::DeleteTopicsRequest,
+        create_topics::{CreatableTopic, CreatableTopicConfig},
         describe_configs::{DescribeConfigsRequest, DescribeConfigsResource},
     },
 };
-
-/// How long a broker may take to create or delete topics, milliseconds.
-const ADMIN_TIMEOUT_MS: i32 = 30_000;
 
 #[derive(Subcommand)]
 pub(super) enum TopicCommand {
@@ -170,27 +166,18 @@ async fn create(context: &Context, arguments: &CreateArgs) -> Result<Exit, Comma
         configs.push(CreatableTopicConfig { name: name.into(), value: Some(value.into()) });
     }
     let client = Client::connect(&context.settings).await?;
-    let request = CreateTopicsRequest {
-        topics: arguments
-            .topics
-            .iter()
-            .map(|name| CreatableTopic {
-                name: name.as_str().into(),
-                num_partitions: arguments.partitions.unwrap_or(-1),
-                replication_factor: arguments.replication_factor.unwrap_or(-1),
-                configs: configs.clone(),
-                ..Default::default()
-            })
-            .collect(),
-        timeout_ms: ADMIN_TIMEOUT_MS,
-        validate_only: arguments.dry_run,
-    };
-    let hold = std::time::Duration::from_millis(ADMIN_TIMEOUT_MS.unsigned_abs().into());
-    let connection = client.any().await?;
-    let response = connection
-        .ask_held(&request, hold)
-        .await
-        .map_err(super::connection::ConnectionError::into_failure)?;
+    let topics = arguments
+        .topics
+        .iter()
+        .map(|name| CreatableTopic {
+            name: name.as_str().into(),
+            num_partitions: arguments.partitions.unwrap_or(-1),
+            replication_factor: arguments.replication_factor.unwrap_or(-1),
+            configs: configs.clone(),
+            ..Default::default()
+        })
+        .collect();
+    let answers = client.create_topics(topics, arguments.dry_run).await?;
     let mut report = Report::new(
         "topic create",
         &[
@@ -201,7 +188,7 @@ async fn create(context: &Context, arguments: &CreateArgs) -> Result<Exit, Comma
             Column::left("TOPIC-ID", "topic_id").wide(),
         ],
     );
-    for topic in &response.topics {
+    for topic in &answers {
         let result = match topic.error_code {
             0 if arguments.dry_run => "would be created",
             0 => "created",
@@ -375,12 +362,7 @@ async fn delete(context: &Context, arguments: &DeleteArgs) -> Result<Exit, Comma
     }
     let mut codes = Vec::new();
     if !arguments.dry_run && !doomed.is_empty() {
-        let request = DeleteTopicsRequest {
-            topic_names: doomed.iter().map(|(name, ..)| Str::from(&**name)).collect(),
-            timeout_ms: ADMIN_TIMEOUT_MS,
-            ..Default::default()
-        };
-        codes = client.ask(&request).await?.responses;
+        codes = client.delete_topics(doomed.iter().map(|(name, ..)| &**name)).await?;
     }
     for (name, partitions, records) in doomed {
         let answer = codes.iter().find(|answer| answer.name.as_deref() == Some(&name));
