@@ -263,10 +263,12 @@ fn malformed_command_lines_change_nothing() {
         ("produce untouched value --acks 2", "2"),
         ("consume untouched -o sideways", "sideways"),
         ("consume untouched -f %q", "%q"),
+        ("topic offsets untouched -o 10:20", "range"),
         ("topic list -O yaml", "yaml"),
         ("nonsense", "nonsense"),
         ("group seek g --to tomorrow-ish", "tomorrow-ish"),
         ("topic delete untouched", "--yes"),
+        ("api versions localhost:0", "localhost:0"),
         ("dump segment Cargo.toml", "Cargo.toml"),
     ] {
         let ran = run(line);

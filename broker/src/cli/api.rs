@@ -9,8 +9,9 @@ use super::{
     Context,
     client::Client,
     connection::{Connection, ConnectionError},
-    failure::{CommandError, Exit},
+    failure::{CommandError, Exit, Failure},
     output::{Column, Report},
+    settings::parse_brokers,
 };
 
 /// Names of Kafka's APIs by number, as of 4.3.
@@ -127,17 +128,21 @@ impl ApiCommand {
 
 #[derive(Args)]
 pub(super) struct VersionsArgs {
-    /// The broker [default: the first of --brokers that answers]
-    #[arg(value_name = "HOST:PORT")]
+    /// The broker; its port is 9092 where none is given [default: the first of --brokers that answers]
+    #[arg(value_name = "HOST[:PORT]")]
     broker: Option<String>,
 }
 
 pub(super) async fn run(context: &Context, command: ApiCommand) -> Result<Exit, CommandError> {
     let ApiCommand::Versions(arguments) = command;
     let mut apis = match &arguments.broker {
-        Some(address) => {
+        Some(broker) => {
+            let address = match parse_brokers(broker).as_deref() {
+                Ok([address]) => address.clone(),
+                _ => return Err(Failure::usage(broker, format!("'{broker}' is not HOST:PORT")).into()),
+            };
             let timeout = Duration::from_millis(context.settings.timeout_ms);
-            Connection::open(address, &context.settings.client_id, timeout)
+            Connection::open(&address, &context.settings.client_id, timeout)
                 .await
                 .map_err(ConnectionError::into_failure)?
                 .offered()

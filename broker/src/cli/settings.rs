@@ -149,7 +149,7 @@ fn parse_value<T: clap::ValueEnum>(value: &str, origin: &str) -> Result<T, Failu
 }
 
 /// `HOST:PORT,HOST:PORT`; the port may be left out.
-fn parse_brokers(text: &str) -> Result<Vec<String>, String> {
+pub(super) fn parse_brokers(text: &str) -> Result<Vec<String>, String> {
     let mut brokers = Vec::new();
     for broker in text.split(',').map(str::trim).filter(|broker| !broker.is_empty()) {
         let (host, port) = match broker.rsplit_once(':') {

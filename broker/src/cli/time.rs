@@ -87,7 +87,11 @@ fn split_zone(text: &str) -> Option<(&str, i64)> {
     let Some(at) = text.rfind(['+', '-']) else { return Some((text, 0)) };
     let (clock, zone) = text.split_at(at);
     let (hours, minutes) = zone[1..].split_once(':')?;
-    let offset = (digits(hours)? * 60 + digits(minutes)?) * 60 * SECOND;
+    let (hours, minutes) = (digits(hours)?, digits(minutes)?);
+    if hours > 23 || minutes > 59 {
+        return None;
+    }
+    let offset = (hours * 60 + minutes) * 60 * SECOND;
     Some((clock, if zone.starts_with('-') { -offset } else { offset }))
 }
 
@@ -165,9 +169,18 @@ mod tests {
         assert_eq!(parse_instant("2013-01-15T00:00Z"), Some(1_358_208_000_000));
         assert_eq!(parse_instant("2013-01-15T01:00:00.5+01:00"), Some(1_358_208_000_500));
         assert_eq!(parse_instant("2012-02-29"), Some(1_330_473_600_000));
-        for wrong in
-            ["2013-02-29", "2013-13-01", "2013-1-1", "2013-01-15T25:00Z", "12", "yesterday", "2013-01-15T"]
-        {
+        for wrong in [
+            "2013-02-29",
+            "2013-13-01",
+            "2013-1-1",
+            "2013-01-15T25:00Z",
+            "2013-01-15T10:00+24:00",
+            "2013-01-15T10:00-01:60",
+            "2013-01-15T10:00+9223372036854775807:00",
+            "12",
+            "yesterday",
+            "2013-01-15T",
+        ] {
             assert_eq!(parse_instant(wrong), None, "{wrong}");
         }
     }

@@ -308,7 +308,8 @@ async fn configs(context: &Context, arguments: &DescribeArgs) -> Result<Exit, Co
                 "value": config.value.as_deref(),
                 "source": match config.config_source {
                     1 => "topic",
-                    2 | 4 => "broker",
+                    // of one broker, of all brokers, of its file
+                    2..=4 => "broker",
                     5 => "default",
                     _ => "unknown",
                 },
@@ -403,9 +404,13 @@ pub(super) fn ask(question: &str, what: &str) -> Result<(), Failure> {
 }
 
 async fn offsets(context: &Context, arguments: &OffsetsArgs) -> Result<Exit, CommandError> {
-    let spec = match &arguments.offset {
+    let parse = |text: &str| match OffsetSpec::parse(text, context.clock.now_ms())? {
+        OffsetSpec { from, to: None } => Ok(from),
+        OffsetSpec { to: Some(_), .. } => Err("a range, where one place is asked for".to_owned()),
+    };
+    let place = match &arguments.offset {
         None => None,
-        Some(text) => Some(OffsetSpec::parse(text, context.clock.now_ms()).map_err(|why| {
+        Some(text) => Some(parse(text).map_err(|why| {
             Failure::usage("--offset", format!("--offset {text}: {why}"))
                 .hint("start, end, 10, +10, -5, @2026-02-14 or @-1h")
         })?),
@@ -418,7 +423,7 @@ async fn offsets(context: &Context, arguments: &OffsetsArgs) -> Result<Exit, Com
         Column::right("LOG-END", "log_end"),
         Column::right("RECORDS", "records"),
     ];
-    if spec.is_some() {
+    if place.is_some() {
         columns.push(Column::right("OFFSET", "offset"));
     }
     let mut report = Report::new("topic offsets", &columns);
@@ -432,9 +437,9 @@ async fn offsets(context: &Context, arguments: &OffsetsArgs) -> Result<Exit, Com
             Err(failure) => return Err(failure.into()),
         };
         let watermarks = client.watermarks(&partitions).await?;
-        let at = match spec {
+        let at = match place {
             None => None,
-            Some(spec) => Some(client.resolve(spec.from, &watermarks).await?),
+            Some(place) => Some(client.resolve(place, &watermarks).await?),
         };
         for (partition, (start, end)) in &watermarks {
             let mut row = json!({
