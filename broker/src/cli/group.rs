@@ -8,11 +8,12 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     Context,
-    client::{Client, TopicPartition},
+    client::{BACKOFF, Client, TopicPartition},
     connection::{ConnectionError, answered, is_retriable},
     failure::{CommandError, Exit, Failure},
     group_member::decode_assignment,
@@ -24,8 +25,8 @@ use crate::protocol::{
     Str,
     messages::{
         delete_groups::DeleteGroupsRequest,
-        describe_groups::{DescribeGroupsRequest, DescribedGroup},
-        list_groups::ListGroupsRequest,
+        describe_groups::{DescribeGroupsRequest, DescribedGroup, DescribedGroupMember},
+        list_groups::{ListGroupsRequest, ListedGroup},
         offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
     },
 };
@@ -138,24 +139,12 @@ async fn list(context: &Context) -> Result<Exit, CommandError> {
     );
     let mut groups = BTreeMap::new();
     for broker in client.metadata(Some(&[])).await?.brokers {
-        let deadline = tokio::time::Instant::now() + Duration::from_millis(context.settings.timeout_ms);
-        loop {
-            let connection = client.node(broker.node_id).await?;
-            let response =
-                connection.ask(&ListGroupsRequest::default()).await.map_err(ConnectionError::into_failure)?;
-            let code = response.error_code;
-            if is_retriable(code) && tokio::time::Instant::now() < deadline {
-                tokio::time::sleep(super::client::BACKOFF).await;
-                continue;
-            }
-            if code != 0 {
-                let item = connection.address();
-                report.fail(answered(code, item, &format!("groups of broker {item}"), None));
-            }
-            for group in response.groups {
-                groups.insert(group.group_id.to_string(), (broker.node_id, group));
-            }
-            break;
+        match groups_of(context, &client, broker.node_id).await {
+            Ok(of_broker) => groups.extend(
+                of_broker.into_iter().map(|group| (group.group_id.to_string(), (broker.node_id, group))),
+            ),
+            // what the others have is shown
+            Err(failure) => report.fail(failure),
         }
     }
     for (id, (coordinator, group)) in groups {
@@ -169,6 +158,24 @@ async fn list(context: &Context) -> Result<Exit, CommandError> {
     report.print(&context.terminal)
 }
 
+/// The groups that a broker coordinates.
+async fn groups_of(context: &Context, client: &Client, node: i32) -> Result<Vec<ListedGroup>, Failure> {
+    let deadline = Instant::now() + Duration::from_millis(context.settings.timeout_ms);
+    loop {
+        let connection = client.node(node).await?;
+        let response =
+            connection.ask(&ListGroupsRequest::default()).await.map_err(ConnectionError::into_failure)?;
+        match response.error_code {
+            0 => return Ok(response.groups),
+            code if is_retriable(code) && Instant::now() < deadline => tokio::time::sleep(BACKOFF).await,
+            code => {
+                let item = connection.address();
+                return Err(answered(code, item, &format!("groups of broker {item}"), None));
+            }
+        }
+    }
+}
+
 /// A group that exists: known to its coordinator, with a member or something committed.
 struct Known {
     described: DescribedGroup,
@@ -177,7 +184,6 @@ struct Known {
 
 async fn known(client: &Client, group: &str) -> Result<Known, Failure> {
     let request = DescribeGroupsRequest { groups: vec![Str::from(group)], ..Default::default() };
-    // 69 is an answer like any other here: it says that the group does not exist
     let response = client
         .ask_coordinator(group, &request, |response| {
             response.groups.first().map_or(0, |group| group.error_code)
@@ -252,23 +258,9 @@ async fn describe(context: &Context, arguments: &DescribeArgs) -> Result<Exit, C
         }
         let partitions = owners.keys().chain(known.committed.keys()).cloned().collect();
         let lags = lags(&client, partitions, &known.committed).await?;
-        let state = &*known.described.group_state;
-        let assignor = &*known.described.protocol_data;
         for (partition, lag) in &lags {
-            let owner = owners.get(partition);
-            report.row(json!({
-                "group": group,
-                "state": state,
-                "topic": &*partition.topic,
-                "partition": partition.partition,
-                "committed": lag.committed,
-                "log_end": lag.log_end,
-                "lag": lag.lag,
-                "client_id": owner.map(|member| member.client_id.to_string()),
-                "host": owner.map(|member| member.client_host.trim_start_matches('/').to_owned()),
-                "member": owner.map(|member| member.member_id.to_string()),
-                "assignor": assignor,
-            }));
+            let owner = owners.get(partition).copied();
+            report.row(describe_row(&known.described, Some((partition, lag)), owner));
         }
         let idle = known
             .described
@@ -276,20 +268,35 @@ async fn describe(context: &Context, arguments: &DescribeArgs) -> Result<Exit, C
             .iter()
             .filter(|member| !owners.values().any(|owner| owner.member_id == member.member_id));
         for member in idle {
-            report.row(json!({
-                "group": group, "state": state, "topic": null, "partition": null, "committed": null,
-                "log_end": null, "lag": null, "client_id": &*member.client_id,
-                "host": member.client_host.trim_start_matches('/'), "member": &*member.member_id, "assignor": assignor,
-            }));
+            report.row(describe_row(&known.described, None, Some(member)));
         }
         if lags.is_empty() && known.described.members.is_empty() {
-            report.row(json!({
-                "group": group, "state": state, "topic": null, "partition": null, "committed": null,
-                "log_end": null, "lag": null, "client_id": null, "host": null, "member": null, "assignor": assignor,
-            }));
+            report.row(describe_row(&known.described, None, None));
         }
     }
     report.print(&context.terminal)
+}
+
+/// A partition of a group and who has it, or a member without partitions, or a group with neither.
+fn describe_row(
+    group: &DescribedGroup,
+    partition: Option<(&TopicPartition, &Lag)>,
+    owner: Option<&DescribedGroupMember>,
+) -> Value {
+    let (partition, lag) = partition.unzip();
+    json!({
+        "group": &*group.group_id,
+        "state": &*group.group_state,
+        "topic": partition.map(|partition| &*partition.topic),
+        "partition": partition.map(|partition| partition.partition),
+        "committed": lag.map(|lag| lag.committed),
+        "log_end": lag.map(|lag| lag.log_end),
+        "lag": lag.map(|lag| lag.lag),
+        "client_id": owner.map(|member| &*member.client_id),
+        "host": owner.map(|member| member.client_host.trim_start_matches('/')),
+        "member": owner.map(|member| &*member.member_id),
+        "assignor": &*group.protocol_data,
+    })
 }
 
 async fn lag(context: &Context, arguments: &LagArgs) -> Result<Exit, CommandError> {
@@ -318,7 +325,6 @@ async fn lag_once(context: &Context, client: &Client, arguments: &LagArgs) -> Re
             Column::right("LAG", "lag"),
         ],
     );
-    let mut over = Exit::Success;
     for group in &arguments.groups {
         let known = match known(client, group).await {
             Ok(known) => known,
@@ -346,38 +352,39 @@ async fn lag_once(context: &Context, client: &Client, arguments: &LagArgs) -> Re
         if let Some(max) = arguments.max.filter(|max| total > *max) {
             let message = format!("group '{group}' is {total} records behind, more than {max}");
             report.fail(Failure::local(Exit::Unhealthy, "LAG_OVER_THRESHOLD", group, message));
-            over = Exit::Unhealthy;
         }
     }
-    let exit = report.print(&context.terminal)?;
-    Ok(if exit == Exit::Success { over } else { exit })
+    report.print(&context.terminal)
+}
+
+/// Where `seek` moves a group.
+enum Destination<'a> {
+    Place(SeekTarget),
+    Group(&'a str),
+    Offsets(BTreeMap<TopicPartition, i64>),
+}
+
+impl SeekArgs {
+    fn destination(&self, now_ms: i64) -> Result<Destination<'_>, Failure> {
+        if let Some(path) = &self.to_file {
+            return Ok(Destination::Offsets(read_offsets(path)?));
+        }
+        if let Some(other) = &self.to_group {
+            return Ok(Destination::Group(other));
+        }
+        let text = self.to.as_deref().unwrap_or_default();
+        SeekTarget::parse(text, now_ms).map(Destination::Place).map_err(|why| {
+            Failure::usage("--to", format!("--to {text}: {why}"))
+                .hint("start, end, 42, +10, -10, @2026-11-21T09:00Z or @-2h")
+        })
+    }
 }
 
 async fn seek(context: &Context, arguments: &SeekArgs) -> Result<Exit, CommandError> {
     let group = arguments.group.as_str();
-    let target = match &arguments.to {
-        None => None,
-        Some(text) => Some(SeekTarget::parse(text, context.clock.now_ms()).map_err(|why| {
-            Failure::usage("--to", format!("--to {text}: {why}"))
-                .hint("start, end, 42, +10, -10, @2026-11-21T09:00Z or @-2h")
-        })?),
-    };
-    let from_file = match &arguments.to_file {
-        None => None,
-        Some(path) => Some(read_offsets(path)?),
-    };
+    let destination = arguments.destination(context.clock.now_ms())?;
     let client = Client::connect(&context.settings).await?;
-    let request = DescribeGroupsRequest { groups: vec![Str::from(group)], ..Default::default() };
-    let described = client
-        .ask_coordinator(group, &request, |response| {
-            match response.groups.first().map_or(0, |group| group.error_code) {
-                // a group that does not exist may be made by seeking it, to copy another one
-                69 => 0,
-                code => code,
-            }
-        })
-        .await?;
-    let members = described.groups.first().map_or(&[][..], |group| &group.members);
+    let members = members(&client, group).await?;
     if !members.is_empty() && !arguments.dry_run {
         let who: Vec<String> = members
             .iter()
@@ -388,39 +395,14 @@ async fn seek(context: &Context, arguments: &SeekArgs) -> Result<Exit, CommandEr
             .into());
     }
     let committed = client.committed(group).await?;
-    let new: BTreeMap<TopicPartition, i64> = if let Some(offsets) = from_file {
-        offsets
-    } else if let Some(other) = &arguments.to_group {
-        known(&client, other).await?.committed
-    } else {
-        let mut partitions: Vec<TopicPartition> = committed.keys().cloned().collect();
-        if !arguments.topics.is_empty() {
-            let names: Vec<Arc<str>> = arguments.topics.iter().map(|name| name.as_str().into()).collect();
-            partitions = client.partitions(&names).await?;
-        }
-        let watermarks = client.watermarks(&partitions).await?;
-        match target {
-            Some(SeekTarget::Shift(by)) => watermarks
-                .iter()
-                .map(|(partition, (start, end))| {
-                    let from = committed.get(partition).copied().unwrap_or(*start);
-                    (partition.clone(), from.saturating_add(by).clamp(*start, *end))
-                })
-                .collect(),
-            Some(SeekTarget::Bound(Bound::Offset(offset))) => watermarks
-                .iter()
-                .map(|(partition, (start, end))| (partition.clone(), offset.clamp(*start, *end)))
-                .collect(),
-            Some(SeekTarget::Bound(bound)) => client.resolve(bound, &watermarks).await?,
-            None => BTreeMap::new(),
-        }
+    let mut new = match destination {
+        Destination::Offsets(offsets) => offsets,
+        Destination::Group(other) => known(&client, other).await?.committed,
+        Destination::Place(target) => offsets_at(&client, target, &committed, &arguments.topics).await?,
     };
-    let new: BTreeMap<TopicPartition, i64> = new
-        .into_iter()
-        .filter(|(partition, _)| {
-            arguments.topics.is_empty() || arguments.topics.iter().any(|topic| **topic == *partition.topic)
-        })
-        .collect();
+    new.retain(|partition, _| {
+        arguments.topics.is_empty() || arguments.topics.iter().any(|topic| **topic == *partition.topic)
+    });
     if new.is_empty() {
         return Err(Failure::local(
             Exit::NotFound,
@@ -431,10 +413,65 @@ async fn seek(context: &Context, arguments: &SeekArgs) -> Result<Exit, CommandEr
         .hint("name topics: --topics TOPIC,..")
         .into());
     }
-    let mut codes = BTreeMap::new();
-    if !arguments.dry_run {
-        codes = commit_offsets(&client, group, &new).await?;
+    let codes = match arguments.dry_run {
+        true => BTreeMap::new(),
+        false => commit_offsets(&client, group, &new).await?,
+    };
+    seek_report(group, &committed, &new, &codes).print(&context.terminal)
+}
+
+/// The members of a group; none where it does not exist, for `seek` may make it, to copy another one.
+async fn members(client: &Client, group: &str) -> Result<Vec<DescribedGroupMember>, Failure> {
+    let request = DescribeGroupsRequest { groups: vec![Str::from(group)], ..Default::default() };
+    let response = client
+        .ask_coordinator(group, &request, |response| {
+            match response.groups.first().map_or(0, |group| group.error_code) {
+                69 => 0,
+                code => code,
+            }
+        })
+        .await?;
+    Ok(response.groups.into_iter().next().map(|group| group.members).unwrap_or_default())
+}
+
+/// The offset of a place in each partition of these topics, or of what is committed.
+async fn offsets_at(
+    client: &Client,
+    target: SeekTarget,
+    committed: &BTreeMap<TopicPartition, i64>,
+    topics: &[String],
+) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
+    let partitions = match topics {
+        [] => committed.keys().cloned().collect(),
+        topics => {
+            let names: Vec<Arc<str>> = topics.iter().map(|name| name.as_str().into()).collect();
+            client.partitions(&names).await?
+        }
+    };
+    let watermarks = client.watermarks(&partitions).await?;
+    let each = |offset: &dyn Fn(&TopicPartition, i64) -> i64| {
+        watermarks
+            .iter()
+            .map(|(partition, (start, end))| {
+                (partition.clone(), offset(partition, *start).clamp(*start, *end))
+            })
+            .collect()
+    };
+    match target {
+        SeekTarget::Shift(by) => Ok(each(&|partition, start| {
+            committed.get(partition).copied().unwrap_or(start).saturating_add(by)
+        })),
+        SeekTarget::Bound(Bound::Offset(offset)) => Ok(each(&|_, _| offset)),
+        SeekTarget::Bound(bound) => client.resolve(bound, &watermarks).await,
     }
+}
+
+fn seek_report(
+    group: &str,
+    committed: &BTreeMap<TopicPartition, i64>,
+    new: &BTreeMap<TopicPartition, i64>,
+    codes: &BTreeMap<TopicPartition, i16>,
+) -> Report {
     let mut report = Report::new(
         "group seek",
         &[
@@ -445,7 +482,7 @@ async fn seek(context: &Context, arguments: &SeekArgs) -> Result<Exit, CommandEr
             Column::right("REPLAYED", "replayed"),
         ],
     );
-    for (partition, then) in &new {
+    for (partition, then) in new {
         if let Some(code) = codes.get(partition).copied().filter(|code| *code != 0) {
             let item = partition.to_string();
             report.fail(answered(code, &item, &format!("{item} of group '{group}' was not moved"), None));
@@ -460,7 +497,7 @@ async fn seek(context: &Context, arguments: &SeekArgs) -> Result<Exit, CommandEr
             "replayed": now.map(|now| (now - then).max(0)),
         }));
     }
-    report.print(&context.terminal)
+    report
 }
 
 /// Commits from outside of the group, which has no members.
