@@ -21,7 +21,7 @@ use super::{
     interrupted,
     jsonl::ProducedRecord,
     output::{Column, OutputMode, Progress, Report},
-    producer::{Producer, ProducerOptions},
+    producer::{Producer, ProducerOptions, acks_parser, codec_parser},
     settings::Settings,
 };
 
@@ -67,16 +67,15 @@ pub(super) struct BenchArgs {
     #[arg(long, default_value = "10s", value_name = "DURATION")]
     duration: String,
     /// Who has to have a record: all replicas in sync, the leader (1), nobody (0)
-    #[arg(long, default_value = "all", value_name = "ACKS",
-          value_parser = clap::builder::PossibleValuesParser::new(["all", "-1", "1", "0"]))]
-    acks: String,
+    #[arg(long, default_value = "all", value_name = "ACKS", value_parser = acks_parser(),
+          allow_negative_numbers = true)]
+    acks: i16,
     /// Largest batch, bytes
     #[arg(long, default_value_t = 16384, value_name = "BYTES")]
     batch: usize,
     /// Compression
-    #[arg(short = 'z', long, default_value = "none", value_name = "CODEC",
-          value_parser = clap::builder::PossibleValuesParser::new(["none", "gzip", "snappy", "lz4", "zstd"]))]
-    compression: String,
+    #[arg(short = 'z', long, default_value = "none", value_name = "CODEC", value_parser = codec_parser())]
+    compression: Codec,
     /// The same as -O json
     #[arg(long)]
     json: bool,
@@ -202,12 +201,8 @@ async fn measure(
 
 fn producer_options(arguments: &BenchArgs) -> ProducerOptions {
     ProducerOptions {
-        acks: match arguments.acks.as_str() {
-            "1" => 1,
-            "0" => 0,
-            _ => -1,
-        },
-        codec: arguments.compression.parse::<Codec>().unwrap_or_default(),
+        acks: arguments.acks,
+        codec: arguments.compression,
         batch_bytes: arguments.batch,
         // as fast as it goes: full batches; at a rate: nothing waits
         linger: if arguments.rate.is_none() { Duration::from_millis(5) } else { Duration::ZERO },

@@ -43,9 +43,6 @@ const PARTITIONS: i32 = 6;
 
 #[derive(Args)]
 pub(super) struct DemoArgs {
-    /// Number of brokers; one is what there is today
-    #[arg(short = 'n', long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=1))]
-    nodes: u8,
     /// Events a second
     #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     rate: u64,

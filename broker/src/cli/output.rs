@@ -7,7 +7,6 @@
 //! Data goes to stdout alone. In `json` failures are in the document, in every other mode they go to stderr.
 
 use std::{
-    collections::HashMap,
     io::{self, IsTerminal, Write},
     time::Duration,
 };
@@ -294,7 +293,6 @@ fn write_csv(out: &mut dyn Write, cells: impl Iterator<Item = String>) -> io::Re
 /// Rows printed as they come. In `json` the document stays valid however the command ends, as long as
 /// [`RowStream::finish`] is reached.
 pub(crate) struct RowStream<'a> {
-    command: &'static str,
     columns: Vec<Column>,
     terminal: &'a Terminal,
     out: Box<dyn Write + 'a>,
@@ -351,7 +349,7 @@ impl<'a> RowStream<'a> {
             }
             OutputMode::Jsonl | OutputMode::Name => {}
         }
-        Ok(Self { command, columns, terminal, out, rows: 0, failures: Vec::new() })
+        Ok(Self { columns, terminal, out, rows: 0, failures: Vec::new() })
     }
 
     /// Prints a row.
@@ -413,7 +411,6 @@ impl<'a> RowStream<'a> {
             self.out.write_all(b"}\n")?;
         }
         self.out.flush()?;
-        let _ = self.command;
         Ok(exit_of(&self.failures))
     }
 }
@@ -550,9 +547,9 @@ pub(crate) fn process_env(name: &str) -> Option<String> {
 }
 
 /// An environment in memory, for tests.
-#[cfg_attr(not(test), expect(dead_code, reason = "tests give environments"))]
+#[cfg(test)]
 pub(crate) fn fixed_env(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> + use<> {
-    let map: HashMap<String, String> =
+    let map: std::collections::HashMap<String, String> =
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     move |name| map.get(name).cloned()
 }

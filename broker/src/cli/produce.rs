@@ -21,7 +21,7 @@ use super::{
     interrupted,
     jsonl::{ProducedRecord, parse_line},
     output::{Column, Progress, Report},
-    producer::{Delivery, Producer, ProducerOptions},
+    producer::{Delivery, Producer, ProducerOptions, acks_parser, codec_parser},
     record_format::RecordFormat,
 };
 
@@ -48,9 +48,8 @@ pub(super) struct ProduceArgs {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// Compression
-    #[arg(short = 'z', long, default_value = "none", value_name = "CODEC",
-          value_parser = clap::builder::PossibleValuesParser::new(["none", "gzip", "snappy", "lz4", "zstd"]))]
-    compression: String,
+    #[arg(short = 'z', long, default_value = "none", value_name = "CODEC", value_parser = codec_parser())]
+    compression: Codec,
     /// How the input is cut into records
     #[arg(short, long, value_name = "FORMAT", conflicts_with = "jsonl")]
     format: Option<String>,
@@ -61,9 +60,9 @@ pub(super) struct ProduceArgs {
     #[arg(short = 'F', long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Who has to have a record: all replicas in sync, the leader (1), nobody (0)
-    #[arg(long, default_value = "all", value_name = "ACKS",
-          value_parser = clap::builder::PossibleValuesParser::new(["all", "-1", "1", "0"]))]
-    acks: String,
+    #[arg(long, default_value = "all", value_name = "ACKS", value_parser = acks_parser(),
+          allow_negative_numbers = true)]
+    acks: i16,
     /// Write a tombstone: a null value for the key
     #[arg(long, requires = "key", conflicts_with_all = ["values", "format", "jsonl", "file"])]
     tombstone: bool,
@@ -102,15 +101,8 @@ pub(super) async fn run(context: &Context, arguments: ProduceArgs) -> Result<Exi
         true => None,
         false => Some(open_input(&arguments)?),
     };
-    let options = ProducerOptions {
-        acks: match arguments.acks.as_str() {
-            "1" => 1,
-            "0" => 0,
-            _ => -1,
-        },
-        codec: arguments.compression.parse::<Codec>().unwrap_or_default(),
-        ..ProducerOptions::default()
-    };
+    let options =
+        ProducerOptions { acks: arguments.acks, codec: arguments.compression, ..ProducerOptions::default() };
     let options = match from_arguments {
         true => options,
         // a stream of records gains from larger batches, and nobody waits for a single one

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log_store::{
     batch::{BatchBuilder, RecordBatch},
     compression::Codec,
@@ -65,6 +66,21 @@ impl Default for ProducerOptions {
             delivery_timeout: Duration::from_secs(60),
         }
     }
+}
+
+/// Reads `--acks`, spelt as Kafka does.
+pub(super) fn acks_parser() -> impl TypedValueParser<Value = i16> {
+    PossibleValuesParser::new(["all", "-1", "1", "0"]).map(|acks| match acks.as_str() {
+        "1" => 1,
+        "0" => 0,
+        _ => -1,
+    })
+}
+
+/// Reads `--compression`.
+pub(super) fn codec_parser() -> impl TypedValueParser<Value = Codec> {
+    PossibleValuesParser::new(["none", "gzip", "snappy", "lz4", "zstd"])
+        .map(|codec| codec.parse().unwrap_or_default())
 }
 
 /// What became of a record.
