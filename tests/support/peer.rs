@@ -153,6 +153,23 @@ pub(crate) struct Fetched {
     pub(crate) records: Vec<(i64, Bytes)>,
 }
 
+/// The request for up to 1 MiB of a partition, in version 11.
+pub(crate) fn fetch_request(topic: &str, partition: i32, offset: i64, wait_ms: i32) -> FetchRequest {
+    let wanted = FetchPartition::default()
+        .with_partition(partition)
+        .with_current_leader_epoch(-1)
+        .with_fetch_offset(offset)
+        .with_log_start_offset(-1)
+        .with_partition_max_bytes(1 << 20);
+    FetchRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_max_wait_ms(wait_ms)
+        .with_min_bytes(1)
+        .with_max_bytes(1 << 20)
+        .with_session_epoch(-1)
+        .with_topics(vec![FetchTopic::default().with_topic(name(topic)).with_partitions(vec![wanted])])
+}
+
 /// Fetches up to 1 MiB of a partition.
 pub(crate) fn fetch(
     connection: &mut Connection,
@@ -161,20 +178,7 @@ pub(crate) fn fetch(
     offset: i64,
     wait_ms: i32,
 ) -> io::Result<Fetched> {
-    let wanted = FetchPartition::default()
-        .with_partition(partition)
-        .with_current_leader_epoch(-1)
-        .with_fetch_offset(offset)
-        .with_log_start_offset(-1)
-        .with_partition_max_bytes(1 << 20);
-    let request = FetchRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_max_wait_ms(wait_ms)
-        .with_min_bytes(1)
-        .with_max_bytes(1 << 20)
-        .with_session_epoch(-1)
-        .with_topics(vec![FetchTopic::default().with_topic(name(topic)).with_partitions(vec![wanted])]);
-    let response = connection.call(&request, 11)?;
+    let response = connection.call(&fetch_request(topic, partition, offset, wait_ms), 11)?;
     let data = &response.responses[0].partitions[0];
     let mut bytes = data.records.clone().unwrap_or_default();
     let sets = RecordBatchDecoder::decode_all(&mut bytes).map_err(io::Error::other)?;
