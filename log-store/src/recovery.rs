@@ -37,7 +37,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::{
     GroupState, GroupStates, Log, LogEnd, LogStoreError, RecordBatch, ReplicaId, SegmentPool, WalRecord,
-    checkpoint::Checkpoint,
+    checkpoint::{CHECKPOINT, Checkpoint},
     config::LogConfig,
     data_directory::{DataDirectory, write_partition_metadata},
     disk::{Access, Disk, DiskFile, write_file_atomically},
@@ -104,6 +104,8 @@ pub struct RecoveryOptions<'a> {
     pub config: &'a dyn Fn(&GroupState) -> LogConfig,
     /// Told how far it is.
     pub progress: &'a mut dyn FnMut(Progress),
+    /// A replica without whose state nothing is served, and what it holds.
+    pub vital: Option<(ReplicaId, &'a str)>,
     /// For tests.
     #[doc(hidden)]
     pub mutation: Mutation,
@@ -146,6 +148,9 @@ pub fn recover(
     let mutation = options.mutation;
     let data = directory.path().to_owned();
     let before = load(disk, directory)?;
+    if let (Some(checkpoint), Some(vital)) = (&before, options.vital) {
+        check_vital(&data, checkpoint, vital)?;
+    }
     let mut rounds = match &before {
         Some(Checkpoint { salt, position, .. }) => {
             Some(WalReader::open(disk, directory.wal_dir(), *salt, *position, mutation)?)
@@ -218,6 +223,22 @@ fn load(disk: &dyn Disk, directory: &DataDirectory) -> Result<Option<Checkpoint>
             directory.path().display()
         ))),
     }
+}
+
+/// Refuses before anything is written: the rounds of the replica are still there for a checkpoint that is restored.
+fn check_vital(
+    data: &Path,
+    checkpoint: &Checkpoint,
+    (replica, what): (ReplicaId, &str),
+) -> Result<(), LogStoreError> {
+    if checkpoint.damaged.iter().all(|group| group.replica != replica) {
+        return Ok(());
+    }
+    Err(LogStoreError::Refused(format!(
+        "{} and its copy are both damaged where they tell of {what}, without which nothing can be served. Nothing was \
+         changed: restore the data directory from a backup, or start from an empty one and let the other replicas fill it",
+        data.join(CHECKPOINT).display()
+    )))
 }
 
 /// What the rounds say, folded.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use log_store::{
-    GroupStates, LogStoreError, Segment,
+    GroupStates, LogStoreError, ReplicaId, Segment,
     checkpoint::{Checkpoint, DamagedGroup, sync_segments},
     disk::{Access, Disk, write_cache_file},
     wal::{NewWalFile, WalFile, WalPosition},
@@ -77,7 +77,8 @@ struct Jobs {
 pub(crate) struct Files {
     disk: Arc<dyn Disk>,
     data_dir: PathBuf,
-    damaged: Vec<DamagedGroup>,
+    /// Groups whose state recovery could not read.
+    damaged: Mutex<Vec<DamagedGroup>>,
     fatal: Fatal,
     syncing: Mutex<Syncing>,
     sync: Condvar,
@@ -93,7 +94,8 @@ impl fmt::Debug for Files {
 }
 
 impl Files {
-    /// Starts the threads. `damaged`: groups that recovery could not read, kept as they are in each checkpoint.
+    /// Starts the threads. `damaged`: groups that recovery could not read, kept as they are in each checkpoint until they are
+    /// forgotten.
     pub(crate) fn start(
         disk: Arc<dyn Disk>,
         data_dir: PathBuf,
@@ -103,7 +105,7 @@ impl Files {
         let files = Arc::new(Self {
             disk,
             data_dir,
-            damaged,
+            damaged: Mutex::new(damaged),
             fatal,
             syncing: Mutex::default(),
             sync: Condvar::new(),
@@ -116,6 +118,11 @@ impl Files {
         let worker = Arc::clone(&files);
         files.spawn("file-worker", move || worker.run_worker())?;
         Ok(files)
+    }
+
+    /// A group whose state recovery could not read is not wanted any more; whether it was such a one.
+    pub(crate) fn forget_damaged(&self, replica: ReplicaId) -> bool {
+        lock(&self.damaged).extract_if(.., |group| group.replica == replica).count() > 0
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -181,7 +188,7 @@ impl Files {
         touched: Vec<Arc<Partition>>,
         done: impl FnOnce() + Send + 'static,
     ) {
-        let checkpoint = Checkpoint { salt, position, groups, damaged: self.damaged.clone() };
+        let checkpoint = Checkpoint { salt, position, groups, damaged: lock(&self.damaged).clone() };
         lock(&self.syncing).request = Some(Request { checkpoint, touched, done: Box::new(done) });
         self.sync.notify_one();
     }

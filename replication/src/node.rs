@@ -10,7 +10,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     ops::Range,
     path::PathBuf,
@@ -38,6 +38,7 @@ use uuid::Uuid;
 
 use crate::{
     FlusherStats, Partition, ReplicationError,
+    files::{DiskWork, Job},
     flusher::{AfterDurable, Faults, Flusher, FlusherSetup, Work},
     lane::Lane,
     metadata::{
@@ -233,15 +234,17 @@ impl Node {
             producer_ids: tokio::sync::Mutex::new(0..0),
             options,
         });
-        node.settle(opened).await?;
+        node.settle(opened, recovered.lost.into_iter().collect()).await?;
         node.lanes[0].runtime().spawn(revive_groups(Arc::downgrade(&node), revived));
         Ok(node)
     }
 
-    /// Brings what recovery found and what the metadata says together.
+    /// Brings what recovery found and what the metadata says together. Of what is `lost` recovery knows no more than that it was
+    /// there.
     async fn settle(
         self: &Arc<Self>,
         mut opened: HashMap<ReplicaId, Arc<Partition>>,
+        mut lost: HashSet<ReplicaId>,
     ) -> Result<(), ReplicationError> {
         let _admin = self.admin.lock().await;
         let image = self.metadata();
@@ -266,14 +269,30 @@ impl Node {
                         open.configure(log_config(topic, &self.options.log_defaults));
                         self.insert(open);
                     }
+                    None if lost.remove(&replica) => self.insert(self.lost(topic, partition, replica)),
                     None => missing.push((Arc::clone(topic), partition, replica)),
                 }
             }
+        }
+        // deleted in the metadata: recovery removes their directories once no checkpoint tells of them
+        for replica in lost {
+            self.flusher.files().forget_damaged(replica);
         }
         // created in the metadata, but the node stopped before the groups were
         self.create_partitions(missing).await?;
         // deleted in the metadata, but the node stopped before the groups were
         self.drop_partitions(opened.into_values().collect()).await
+    }
+
+    /// A partition whose state is damaged in the checkpoint and in its copy: nothing of its files may be touched.
+    fn lost(&self, topic: &TopicInfo, partition: i32, replica: ReplicaId) -> Arc<Partition> {
+        let reason = "the checkpoint and its copy are both damaged where they tell of this partition";
+        tracing::error!(
+            topic = %topic.name, partition, reason,
+            "partition is offline: nothing of it was removed, restore the data directory from a backup or delete the topic"
+        );
+        let state = GroupState::new(replica, topic.id, topic.name.to_string(), partition);
+        self.opening().offline(&state, self.lane(), reason)
     }
 
     /// The current metadata.
@@ -549,7 +568,7 @@ impl Node {
             ));
             let (sender, receiver) = oneshot::channel();
             let closed = Arc::clone(&partition);
-            let then = move |disk: &dyn Disk| {
+            let then: DiskWork = Box::new(move |disk: &dyn Disk| {
                 closed.close();
                 let moved = disk.rename(&dir, &aside);
                 // the name is free; what is left of the old files concerns nobody
@@ -562,10 +581,14 @@ impl Node {
                 if let Err(error) = gone {
                     tracing::warn!(%error, "files of a deleted partition stay until the next start");
                 }
-            };
-            partition
-                .lane()
-                .push(Work::record(WalRecord::Dropped { replica }, AfterDurable::Then(Box::new(then))));
+            });
+            if self.flusher.files().forget_damaged(replica) {
+                // no round tells of a replica whose state is unknown
+                self.flusher.files().add(Job::Run(then));
+            } else {
+                let dropped = Work::record(WalRecord::Dropped { replica }, AfterDurable::Then(then));
+                partition.lane().push(dropped);
+            }
             renamed.push(receiver);
         }
         for receiver in renamed {
@@ -680,6 +703,7 @@ impl Opened {
                 now_ms: (options.now)(),
                 config: &|_| options.log_defaults.clone(),
                 progress: &mut progress,
+                vital: Some((METADATA_REPLICA, "the cluster's metadata (which topics there are)")),
                 mutation: recovery::Mutation::None,
             },
         )?;

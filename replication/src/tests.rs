@@ -749,3 +749,83 @@ async fn a_control_entry_has_one_content() {
     assert!(matches!(other, Err(crate::invariants::Violation::TwoChecksums { .. })), "{other:?}");
     node.abandon();
 }
+
+/// Lets a byte of a group's state rot in the checkpoint and in its copy; `name` is the topic's.
+fn rot_state(dir: &Path, name: &str) {
+    for file in ["checkpoint", "checkpoint.copy"] {
+        let path = dir.join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+        bytes[at] ^= 0x20;
+        std::fs::write(&path, bytes).unwrap();
+    }
+}
+
+/// Proves: D25: a partition whose state rotted in both checkpoints is offline and keeps its files, over restarts and kills,
+/// while the others serve; it can be deleted, and its topic made anew.
+#[tokio::test]
+async fn a_partition_whose_state_rotted_is_offline_until_it_is_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    for name in ["orders", "other"] {
+        partition(&node, name).await.append_committed(batch(&["a"])).await.unwrap();
+    }
+    node.shutdown().await;
+    drop(node);
+    rot_state(dir.path(), "orders");
+    let kept = std::fs::read(dir.path().join("orders-0/00000000000000000000.log")).unwrap();
+    for start in 0..3 {
+        let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+        let (orders, other) = (reopened(&node, "orders"), reopened(&node, "other"));
+        let refused = orders.append_committed(batch(&["b"])).await;
+        assert!(matches!(refused, Err(ReplicationError::Storage(_))), "start {start}: {refused:?}");
+        assert_eq!(other.append_committed(batch(&["b"])).await.unwrap().base_offset, start + 1);
+        assert_eq!(std::fs::read(dir.path().join("orders-0/00000000000000000000.log")).unwrap(), kept);
+        match start {
+            1 => node.abandon(),
+            _ => node.shutdown().await,
+        }
+    }
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    node.delete_topic(reopened(&node, "orders").topic_id()).await.unwrap();
+    let again = partition(&node, "orders").await;
+    assert_eq!(again.append_committed(batch(&["new"])).await.unwrap().base_offset, 0);
+    node.abandon();
+    drop((again, node));
+    for _ in 0..2 {
+        let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+        assert_eq!(values(&reopened(&node, "orders"), 0), [(0, "new".to_owned())]);
+        node.shutdown().await;
+    }
+    let checkpoint = log_store::checkpoint::Checkpoint::load(&RealDisk, dir.path()).unwrap().unwrap();
+    assert!(checkpoint.damaged.is_empty(), "what was deleted is forgotten");
+}
+
+/// Proves: D25: without the metadata group's state nothing starts, nothing is removed, and the message says what to do.
+#[tokio::test]
+async fn a_node_whose_metadata_state_rotted_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    partition(&node, "orders").await.append_committed(batch(&["a"])).await.unwrap();
+    node.shutdown().await;
+    drop(node);
+    let read = |file: &str| std::fs::read(dir.path().join(file)).unwrap();
+    let whole = read("checkpoint");
+    rot_state(dir.path(), "__cluster_metadata");
+    let rotten = read("checkpoint");
+    for _ in 0..2 {
+        let refused = Node::start(options(dir.path(), &clock)).await.unwrap_err().to_string();
+        for part in ["checkpoint", "metadata", "Nothing was changed", "backup"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+    }
+    assert_eq!(read("checkpoint"), rotten);
+    for file in ["checkpoint", "checkpoint.copy"] {
+        std::fs::write(dir.path().join(file), &whole).unwrap();
+    }
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    assert_eq!(values(&reopened(&node, "orders"), 0), [(0, "a".to_owned())]);
+    node.shutdown().await;
+}

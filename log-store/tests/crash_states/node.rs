@@ -110,6 +110,7 @@ pub(crate) fn start(disk: &RecordingDisk, salt: u64, mutation: Mutation) -> Resu
         now_ms: 5000,
         config: &|_| config(),
         progress: &mut |_| {},
+        vital: None,
         mutation,
     };
     let recovered = recovery::recover(&pool, &mut directory, options)?;
