@@ -312,20 +312,30 @@ fn check_wal_dir(
     Ok(())
 }
 
-/// Writes `partition.metadata` where it is missing or names another topic: Kafka's tools read it, we do not.
+/// Writes `partition.metadata` where it is missing or names another topic.
 pub(crate) fn write_partition_metadata(
     disk: &dyn Disk,
     dir: &Path,
     topic_id: Uuid,
 ) -> Result<(), LogStoreError> {
-    let path = dir.join(PARTITION_METADATA);
-    let text = format!("version: 0\ntopic_id: {}\n", kafka_uuid(topic_id));
-    if let Ok(file) = disk.open(&path, Access::Read)
-        && file.read_all().is_ok_and(|bytes| bytes == text.as_bytes())
-    {
+    if is_directory_of(disk, dir, topic_id) {
         return Ok(());
     }
-    write_cache_file(disk, &path, text.as_bytes()).map_err(LogStoreError::io("write", &path))
+    let path = dir.join(PARTITION_METADATA);
+    write_cache_file(disk, &path, partition_metadata(topic_id).as_bytes())
+        .map_err(LogStoreError::io("write", &path))
+}
+
+/// Whether `partition.metadata` names this topic.
+pub(crate) fn is_directory_of(disk: &dyn Disk, dir: &Path, topic_id: Uuid) -> bool {
+    let text = partition_metadata(topic_id);
+    disk.open(&dir.join(PARTITION_METADATA), Access::Read)
+        .and_then(|file| file.read_all())
+        .is_ok_and(|bytes| bytes == text.as_bytes())
+}
+
+fn partition_metadata(topic_id: Uuid) -> String {
+    format!("version: 0\ntopic_id: {}\n", kafka_uuid(topic_id))
 }
 
 /// A UUID as Kafka writes it: URL-safe base64 without padding.

@@ -3,7 +3,7 @@
 //! ```text
 //!   1  load the checkpoint (or its copy); sync the write-ahead log; read the rounds behind the checkpoint
 //!   2  fold them in memory: the end, floor, votes of every replica are known before a segment is looked at
-//!   3  remove what belongs to no replica; write every surviving batch into its segment, equal bytes too
+//!   3  remove what belongs to no replica (any more); write every surviving batch into its segment, equal bytes too
 //!   4  open each log: cut what lies beyond its end, walk the headers behind the checkpoint's end
 //!   5  sync what was touched, write a checkpoint with a new salt, hand out the ring
 //! ```
@@ -39,8 +39,8 @@ use crate::{
     GroupState, GroupStates, Log, LogEnd, LogStoreError, RecordBatch, ReplicaId, SegmentPool, WalRecord,
     checkpoint::{CHECKPOINT, Checkpoint},
     config::LogConfig,
-    data_directory::{DataDirectory, write_partition_metadata},
-    disk::{Access, Disk, DiskFile, write_file_atomically},
+    data_directory::{DataDirectory, is_directory_of, write_partition_metadata},
+    disk::{Access, DirEntry, Disk, DiskFile, write_file_atomically},
     wal::{NewWalFile, WalFile, WalOptions, WalPosition, WalReader, WalWriter},
 };
 
@@ -78,6 +78,7 @@ pub enum Mutation {
     OnlyAfterTheLastCut,
     CutTailsKept,
     ForeignDirectoriesKept,
+    NewDirectoriesKept,
     DirectoriesNotSynced,
     ClampForgotten,
     WalkSkipped,
@@ -254,6 +255,8 @@ struct History {
 /// What the rounds say about one replica, besides its state.
 #[derive(Default)]
 struct ReplicaHistory {
+    /// It was created since the checkpoint: the rounds hold all of it.
+    new: bool,
     /// The lowest end that the log had since the checkpoint: what lies behind it was written since.
     unchecked: Option<LogEnd>,
     /// Cuts: the record's number in the history, and the first index that it removed.
@@ -332,6 +335,7 @@ impl History {
             return;
         }
         match record {
+            WalRecord::Created { .. } => known.new = true,
             WalRecord::Dropped { .. } => _ = self.replicas.remove(&replica),
             WalRecord::Batch { batch, segment, .. } => {
                 self.batch_bytes += batch.size() as u64;
@@ -350,8 +354,7 @@ impl History {
                 let (segment, last) = (*next_offset, Some(*log_id));
                 known.unchecked = Some(LogEnd { segment, position: 0, last, next_offset: segment });
             }
-            WalRecord::Created { .. }
-            | WalRecord::Vote { .. }
+            WalRecord::Vote { .. }
             | WalRecord::Control { .. }
             | WalRecord::Purge { .. }
             | WalRecord::Installed { .. }
@@ -432,7 +435,7 @@ impl<'a> Redo<'a> {
         options: &mut RecoveryOptions<'_>,
     ) -> Result<(), LogStoreError> {
         for state in self.history.states.iter() {
-            if let Err(error) = self.make_directory(state) {
+            if let Err(error) = self.make_directory(state, options.mutation) {
                 self.fail(state.replica, error);
             }
         }
@@ -618,10 +621,35 @@ impl<'a> Redo<'a> {
         self.disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))
     }
 
-    fn make_directory(&self, state: &GroupState) -> Result<(), LogStoreError> {
+    fn make_directory(&self, state: &GroupState, mutation: Mutation) -> Result<(), LogStoreError> {
         let dir = &self.dirs[&state.replica];
         self.disk.create_dir(dir).map_err(LogStoreError::io("make", dir))?;
+        let known = self.history.replicas.get(&state.replica);
+        if known.is_some_and(|known| known.new)
+            && !is_directory_of(self.disk, dir, state.topic_id)
+            && !mutation.planted(Mutation::NewDirectoriesKept)
+        {
+            self.empty_directory(dir)?;
+        }
         write_partition_metadata(self.disk, dir, state.topic_id)
+    }
+
+    /// Nobody synced the other name that a dropped replica's directory got, so it may lie where the next replica of the
+    /// partition was made. All that this one has is in the rounds.
+    fn empty_directory(&self, dir: &Path) -> Result<(), LogStoreError> {
+        let mut emptied = false;
+        for entry in self.disk.list(dir).map_err(LogStoreError::io("list", dir))? {
+            if !entry.is_dir && is_partition_file(&entry.name.to_string_lossy()) {
+                let path = dir.join(&entry.name);
+                self.disk.remove_file(&path).map_err(LogStoreError::io("remove", &path))?;
+                emptied = true;
+            }
+        }
+        if !emptied {
+            return Ok(());
+        }
+        // the new checkpoint will hold the replica, and then nothing empties it any more
+        self.disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))
     }
 
     fn fail(&mut self, replica: ReplicaId, error: LogStoreError) {
@@ -785,19 +813,22 @@ fn is_partition_name(name: &str) -> bool {
     })
 }
 
+/// Whether a file in a partition's directory may be ours.
+fn is_partition_file(name: &str) -> bool {
+    const SUFFIXES: [&str; 8] =
+        [".log", ".index", ".timeindex", ".txnindex", ".snapshot", ".raft", ".tmp", ".deleted"];
+    ["partition.metadata", "leader-epoch-checkpoint"].contains(&name)
+        || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
+
 /// Removes a directory that holds nothing but files of a partition; anything else in it is left, with an error.
 ///
 /// # Errors
 /// [`LogStoreError::Io`]; [`LogStoreError::Refused`] where it holds something that is not ours.
 pub fn remove_partition_directory(disk: &dyn Disk, dir: &Path) -> Result<(), LogStoreError> {
     let entries = disk.list(dir).map_err(LogStoreError::io("list", dir))?;
-    let ours = |name: &str| {
-        const SUFFIXES: [&str; 8] =
-            [".log", ".index", ".timeindex", ".txnindex", ".snapshot", ".raft", ".tmp", ".deleted"];
-        ["partition.metadata", "leader-epoch-checkpoint"].contains(&name)
-            || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-    };
-    if let Some(alien) = entries.iter().find(|entry| entry.is_dir || !ours(&entry.name.to_string_lossy())) {
+    let ours = |entry: &DirEntry| !entry.is_dir && is_partition_file(&entry.name.to_string_lossy());
+    if let Some(alien) = entries.iter().find(|entry| !ours(entry)) {
         return Err(LogStoreError::Refused(format!(
             "{} holds '{}', which is no file of a partition",
             dir.display(),

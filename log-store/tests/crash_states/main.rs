@@ -783,6 +783,7 @@ fn every_planted_bug_of_recovery_is_found() {
         // not `CutNotSynced`: opening a log cuts closed segments as well as the active one, so a cut that was lost is
         // made again whenever it is met
         Mutation::ForeignDirectoriesKept,
+        Mutation::NewDirectoriesKept,
         Mutation::DirectoriesNotSynced,
         Mutation::RingNotMadeFirst,
         Mutation::MetaFirst,

@@ -530,7 +530,6 @@ impl Node {
         let dir = Path::new(DATA).join(format!("{}-0", group.topic));
         let dying = Path::new(DATA).join(format!("{}-0.{}-delete", group.topic, replica.0));
         self.seam.rename(&dir, &dying).map_err(LogStoreError::io("rename", &dir))?;
-        self.seam.sync_dir(Path::new(DATA)).map_err(LogStoreError::io("sync", DATA))?;
         self.dying.push(dying);
         Ok(())
     }
