@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use log_store::{LogId, Vote, checkpoint::Checkpoint, config::LogConfig};
+use log_store::{LogId, Vote, checkpoint::Checkpoint, config::LogConfig, disk::RealDisk};
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 
 use crate::{
@@ -439,4 +439,34 @@ async fn a_topic_that_cannot_be_made_is_not_there() {
         assert_eq!(partition.append_committed(one_record_batch()).await.unwrap().base_offset, 0);
     }
     bench.node.shutdown().await;
+}
+
+/// Proves: O11: a deletion whose directory keeps its name is no success, and a new topic of that name begins empty all
+/// the same, also after a kill.
+#[tokio::test]
+async fn a_deletion_that_cannot_rename_says_so() {
+    let bench = Bench::new(Mutation::None).await;
+    let orders = partition(&bench.node, "orders").await;
+    for _ in 0..20 {
+        orders.append_committed(one_record_batch()).await.unwrap();
+    }
+    bench.disk.fail_renames(Some("-delete"));
+    let refused = bench.node.delete_topic(orders.topic_id()).await;
+    assert!(matches!(refused, Err(MetadataError::Replication(ReplicationError::Storage(_)))), "{refused:?}");
+    assert!(!bench.node.metadata().topics.contains_key("orders"), "it is deleted all the same");
+    let topic =
+        || NewTopic { name: "orders".to_owned(), partitions: vec![vec![1]], configs: Default::default() };
+    let made = bench.node.create_topics(vec![topic()], false).await;
+    assert!(made[0].is_err(), "over the files of the former one: {made:?}");
+    bench.disk.fail_renames(None);
+    let again = partition(&bench.node, "orders").await;
+    assert_eq!(again.append_committed(batch(&["new"])).await.unwrap().base_offset, 0);
+    bench.node.abandon();
+    let Bench { node, dir, .. } = bench;
+    drop((orders, again, node));
+    let node = Node::start(options_on(Arc::new(RealDisk), dir.path(), &Clock::new())).await.unwrap();
+    let topic = node.metadata().topics["orders"].id;
+    let orders = node.partition(topic, 0).unwrap();
+    assert_eq!(crate::tests::values(&orders, 0), [(0, "new".to_owned())]);
+    node.shutdown().await;
 }

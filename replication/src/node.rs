@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
     ops::Range,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, RwLock, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -38,7 +38,7 @@ use uuid::Uuid;
 
 use crate::{
     FlusherStats, Partition, ReplicationError,
-    files::{DiskWork, Job},
+    files::{DiskWork, Files, Job},
     flusher::{AfterDurable, Faults, Flusher, FlusherSetup, Work},
     lane::Lane,
     metadata::{
@@ -91,6 +91,9 @@ impl fmt::Debug for NodeOptions {
             .finish_non_exhaustive()
     }
 }
+
+/// The longest name that file systems take, bytes.
+const NAME_MAX: usize = 255;
 
 /// The partitions held here that serve, or did.
 type Partitions = HashMap<(Uuid, i32), Arc<Partition>>;
@@ -239,8 +242,8 @@ impl Node {
         Ok(node)
     }
 
-    /// Brings what recovery found and what the metadata says together. Of what is `lost` recovery knows no more than that it was
-    /// there.
+    /// Brings what recovery found and what the metadata says together. Of what is `lost` recovery knows no more than that
+    /// it was there.
     async fn settle(
         self: &Arc<Self>,
         mut opened: HashMap<ReplicaId, Arc<Partition>>,
@@ -281,7 +284,10 @@ impl Node {
         // created in the metadata, but the node stopped before the groups were
         self.create_partitions(missing).await?;
         // deleted in the metadata, but the node stopped before the groups were
-        self.drop_partitions(opened.into_values().collect()).await
+        if let Err(error) = self.drop_partitions(opened.into_values().collect()).await {
+            tracing::warn!(%error, "files of a deleted partition stay until the next start");
+        }
+        Ok(())
     }
 
     /// A partition whose state is damaged in the checkpoint and in its copy: nothing of its files may be touched.
@@ -525,7 +531,9 @@ impl Node {
             let state = GroupState::new(replica, topic.id, topic.name.to_string(), partition);
             let config = log_config(&topic, &self.options.log_defaults);
             let dir = self.options.data_dir.join(state.directory());
-            let opened = Log::create(&self.pool, &dir, &state, config)
+            let opened = self
+                .make_way(&dir)
+                .and_then(|()| Log::create(&self.pool, &dir, &state, config))
                 .map_err(ReplicationError::from)
                 .and_then(|log| opening.create(&state, log, self.lane()));
             match opened {
@@ -548,6 +556,14 @@ impl Node {
         failed.map_or(Ok(()), Err)
     }
 
+    /// What a deletion could not give another name is nobody's, and a new replica must not take it for its own.
+    fn make_way(&self, dir: &Path) -> Result<(), LogStoreError> {
+        match self.options.disk.exists(dir).map_err(LogStoreError::io("look for", dir))? {
+            true => move_aside(&*self.options.disk, self.flusher.files(), dir.to_owned(), self.aside(dir)),
+            false => Ok(()),
+        }
+    }
+
     /// Ends groups and gives up their files; returns once their directories have other names.
     async fn drop_partitions(&self, gone: Vec<Arc<Partition>>) -> Result<(), ReplicationError> {
         for partition in &gone {
@@ -560,27 +576,14 @@ impl Node {
             let replica = partition.replica();
             self.flusher.remove_partition(replica);
             let dir = self.options.data_dir.join(format!("{}-{}", partition.topic(), partition.index()));
-            let aside = self.options.data_dir.join(format!(
-                "{}-{}.{}-delete",
-                partition.topic(),
-                partition.index(),
-                Uuid::from_u64_pair(replica.0, (self.options.entropy)()).simple()
-            ));
             let (sender, receiver) = oneshot::channel();
+            let aside = self.aside(&dir);
+            let files = Arc::clone(self.flusher.files());
             let closed = Arc::clone(&partition);
             let then: DiskWork = Box::new(move |disk: &dyn Disk| {
                 closed.close();
-                let moved = disk.rename(&dir, &aside);
-                // the name is free; what is left of the old files concerns nobody
-                let _ = sender.send(());
-                let gone = match moved {
-                    Ok(()) => remove_partition_directory(disk, &aside),
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                    Err(error) => Err(LogStoreError::Io { operation: "rename", path: dir, source: error }),
-                };
-                if let Err(error) = gone {
-                    tracing::warn!(%error, "files of a deleted partition stay until the next start");
-                }
+                // whoever waited may be gone
+                let _ = sender.send(move_aside(disk, &files, dir, aside));
             });
             if self.flusher.files().forget_damaged(replica) {
                 // no round tells of a replica whose state is unknown
@@ -591,10 +594,24 @@ impl Node {
             }
             renamed.push(receiver);
         }
+        let mut failed = None;
         for receiver in renamed {
-            receiver.await.map_err(|_| ReplicationError::Stopping)?;
+            let moved = receiver.await.map_err(|_| ReplicationError::Stopping)?;
+            failed = failed.or(moved.err());
         }
-        Ok(())
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Another name for the directory of a partition that is given up: `<topic>-<n>.<unique>-delete`, as Kafka calls it,
+    /// its topic shortened where the name would be too long.
+    fn aside(&self, dir: &Path) -> PathBuf {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let (topic, partition) = name.rsplit_once('-').unwrap_or((&*name, "0"));
+        let unique = Uuid::from_u64_pair((self.options.entropy)(), (self.options.entropy)()).simple();
+        let rest = format!("-{partition}.{unique}-delete");
+        // names of topics are ASCII
+        let topic = topic.get(..NAME_MAX - rest.len()).unwrap_or(topic);
+        self.options.data_dir.join(format!("{topic}{rest}"))
     }
 
     fn opening(&self) -> Opening {
@@ -869,6 +886,22 @@ fn abort(error: &LogStoreError) {
     tracing::error!(%error, "the disk failed a sync or a write that everything depends on: aborting; the next start \
                              recovers what was acknowledged");
     std::process::abort();
+}
+
+/// Gives a directory another name; a worker removes what is in it, after all that have to be renamed.
+fn move_aside(disk: &dyn Disk, files: &Files, dir: PathBuf, aside: PathBuf) -> Result<(), LogStoreError> {
+    match disk.rename(&dir, &aside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(LogStoreError::io("rename", dir)(error)),
+    }
+    // the name is free; what is left of the old files concerns nobody
+    files.add(Job::Run(Box::new(move |disk| {
+        if let Err(error) = remove_partition_directory(disk, &aside) {
+            tracing::warn!(%error, "files of a deleted partition stay until the next start");
+        }
+    })));
+    Ok(())
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {

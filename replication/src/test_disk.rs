@@ -37,6 +37,8 @@ struct Rules {
     failing_reservations: Option<&'static str>,
     /// No directory can be made.
     failing_dirs: bool,
+    /// Nothing can be renamed to a name that ends so.
+    failing_renames: Option<&'static str>,
     free: Option<u64>,
     events: Vec<Event>,
 }
@@ -98,6 +100,11 @@ impl TestDisk {
         lock(&self.shared.rules).failing_dirs = fail;
     }
 
+    /// Renames to a name that ends so fail from now on.
+    pub(crate) fn fail_renames(&self, suffix: Option<&'static str>) {
+        lock(&self.shared.rules).failing_renames = suffix;
+    }
+
     /// So much is free, whatever the real disk says.
     pub(crate) fn set_free(&self, free: u64) {
         lock(&self.shared.rules).free = Some(free);
@@ -120,6 +127,9 @@ impl Disk for TestDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if lock(&self.shared.rules).failing_renames.is_some_and(|suffix| ends_with(to, suffix)) {
+            return Err(io::Error::other("planted"));
+        }
         RealDisk.rename(from, to)
     }
 

@@ -761,8 +761,8 @@ fn rot_state(dir: &Path, name: &str) {
     }
 }
 
-/// Proves: D25: a partition whose state rotted in both checkpoints is offline and keeps its files, over restarts and kills,
-/// while the others serve; it can be deleted, and its topic made anew.
+/// Proves: D25: a partition whose state rotted in both checkpoints is offline and keeps its files, over restarts and
+/// kills, while the others serve; it can be deleted, and its topic made anew.
 #[tokio::test]
 async fn a_partition_whose_state_rotted_is_offline_until_it_is_deleted() {
     let dir = tempfile::tempdir().unwrap();
@@ -827,5 +827,29 @@ async fn a_node_whose_metadata_state_rotted_does_not_start() {
     }
     let node = Node::start(options(dir.path(), &clock)).await.unwrap();
     assert_eq!(values(&reopened(&node, "orders"), 0), [(0, "a".to_owned())]);
+    node.shutdown().await;
+}
+
+/// Proves: O11: a topic of the longest name (Kafka's 249 characters) is deleted and made again as others are.
+#[tokio::test]
+async fn a_topic_with_the_longest_name_is_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let name = "long.".repeat(50)[..249].to_owned();
+    let former = partition(&node, &name).await;
+    former.append_committed(batch(&["old"])).await.unwrap();
+    node.delete_topic(former.topic_id()).await.unwrap();
+    let again = partition(&node, &name).await;
+    assert_eq!(again.append_committed(batch(&["new"])).await.unwrap().base_offset, 0);
+    node.abandon();
+    drop((former, again, node));
+    // as a deletion leaves it whose files could not be removed any more
+    let left = dir.path().join(format!("{}-0.{}-delete", &name[..210], "0".repeat(32)));
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("00000000000000000000.log"), "old").unwrap();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    assert_eq!(values(&reopened(&node, &name), 0), [(0, "new".to_owned())]);
+    assert!(!left.exists());
     node.shutdown().await;
 }
