@@ -470,3 +470,37 @@ async fn a_deletion_that_cannot_rename_says_so() {
     assert_eq!(crate::tests::values(&orders, 0), [(0, "new".to_owned())]);
     node.shutdown().await;
 }
+
+/// Proves: D04: the metadata group that a full disk stopped starts again, by the next change and by the timer, and what
+/// it said before is known.
+#[tokio::test]
+async fn metadata_outlives_a_full_disk() {
+    for by_timer in [false, true] {
+        let bench = Bench::new(Mutation::None).await;
+        let topic = |name: &str| NewTopic {
+            name: name.to_owned(),
+            partitions: vec![vec![1]],
+            configs: Default::default(),
+        };
+        assert!(bench.node.create_topics(vec![topic("before")], false).await[0].is_ok());
+        bench.disk.fail_writes(".log", io::ErrorKind::StorageFull);
+        assert!(bench.node.create_topics(vec![topic("during")], false).await[0].is_err());
+        bench.disk.heal_writes();
+        bench.node.space.forget();
+        for attempt in 0.. {
+            if by_timer {
+                bench.node.retention(0, i64::MAX).await;
+            }
+            let made = bench.node.create_topics(vec![topic("after")], false).await;
+            match &made[0] {
+                Ok(_) => break,
+                Err(error) if attempt == 200 || by_timer => panic!("it does not start again: {error}"),
+                Err(_) => settle().await,
+            }
+        }
+        let names: Vec<_> = bench.node.metadata().topics.keys().map(|name| name.to_string()).collect();
+        assert_eq!(names, ["after", "before"]);
+        assert_eq!(bench.fatal.load(Ordering::SeqCst), 0);
+        bench.node.shutdown().await;
+    }
+}

@@ -441,11 +441,9 @@ impl Node {
     /// Applies `retention.ms` and `retention.bytes` to every partition, forgets idle producers, and starts groups again
     /// that a full disk stopped. Called by a timer.
     pub async fn retention(&self, now_ms: i64, producer_expiration_ms: i64) {
+        self.revive_broken(&self.metadata).await;
         for (topic, _, partition) in self.partitions() {
-            if partition.is_broken() && self.space.admit().is_ok() {
-                if let Err(error) = self.revive(partition.replica()).await {
-                    tracing::warn!(%error, ?partition, "a partition that a full disk stopped does not start again yet");
-                }
+            if self.revive_broken(&partition).await {
                 continue;
             }
             partition.expire_producers(now_ms - producer_expiration_ms);
@@ -462,6 +460,15 @@ impl Node {
     /// Those of the system.
     pub fn disk_space(&self) -> std::io::Result<DiskSpace> {
         self.space.state()
+    }
+
+    /// Starts a group again that a full disk stopped, where there is space; whether it was such a one.
+    async fn revive_broken(&self, partition: &Partition) -> bool {
+        let broken = partition.is_broken() && self.space.admit().is_ok();
+        if broken && let Err(error) = self.revive(partition.replica()).await {
+            tracing::warn!(%error, ?partition, "a partition that a full disk stopped does not start again yet");
+        }
+        broken
     }
 
     /// Counters of the flusher.
@@ -628,8 +635,11 @@ impl Node {
     /// Starts a group again that a full disk stopped: at the end that is durable.
     async fn revive(&self, replica: ReplicaId) -> Result<(), ReplicationError> {
         let _admin = self.admin.lock().await;
-        let found = read(&self.partitions).values().find(|partition| partition.replica() == replica).cloned();
-        let Some(partition) = found.filter(|partition| partition.is_broken()) else { return Ok(()) };
+        let found = match replica {
+            METADATA_REPLICA => Some(Arc::clone(&self.metadata)),
+            _ => read(&self.partitions).values().find(|partition| partition.replica() == replica).cloned(),
+        };
+        let Some(partition) = found.filter(|partition| partition.revival_begins()) else { return Ok(()) };
         if let Some(core) = partition.detach() {
             // what it still queued is dropped by the flusher
             let _ = core.shutdown().await;
@@ -646,8 +656,13 @@ impl Node {
             |topic| log_config(topic, &self.options.log_defaults),
         );
         let dir = self.options.data_dir.join(state.directory());
-        let log = Log::open(&self.pool, &dir, &state, None, config, (self.options.now)())?;
-        partition.reopen(&state, log)?;
+        let (pool, now_ms, reopened) = (Arc::clone(&self.pool), (self.options.now)(), Arc::clone(&partition));
+        // a whole segment is read and checked
+        let reopening = tokio::task::spawn_blocking(move || {
+            let log = Log::open(&pool, &dir, &state, None, config, now_ms)?;
+            reopened.reopen(&state, log)
+        });
+        reopening.await.unwrap_or_else(|panic| Err(ReplicationError::Storage(panic.to_string())))?;
         let opened = open_core(Arc::clone(&partition), Arc::clone(&self.raft_config));
         let opened = partition.lane().runtime().spawn(opened);
         opened.await.unwrap_or(Err(ReplicationError::Stopping))?;

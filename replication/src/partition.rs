@@ -203,6 +203,8 @@ pub struct Partition {
     max_batch_bytes: usize,
     /// Told when the group, stopped by a full disk, may start again.
     revive: mpsc::UnboundedSender<ReplicaId>,
+    /// It was told, and has not tried yet.
+    reviving: AtomicBool,
     /// The core, while the partition serves. Held over validate and submit, so that batches reach the core in the order
     /// in which they were validated.
     submit: Mutex<Option<Core>>,
@@ -264,7 +266,7 @@ impl Partition {
         let submit = lock(&self.submit);
         let Some(core) = &*submit else {
             drop(submit);
-            if self.is_broken() {
+            if self.is_broken() && !self.reviving.swap(true, Ordering::AcqRel) {
                 // there is space again; a node that stops revives nothing
                 let _ = self.revive.send(self.replica);
             }
@@ -606,6 +608,7 @@ impl Partition {
             segment_starts: Mutex::default(),
             files,
             broken: AtomicBool::new(false),
+            reviving: AtomicBool::new(false),
         })
     }
 
@@ -930,6 +933,12 @@ impl Partition {
     /// Whether a write into a segment failed.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
+    }
+
+    /// The group is tried to be started again; whether there is need.
+    pub(crate) fn revival_begins(&self) -> bool {
+        self.reviving.store(false, Ordering::Release);
+        self.is_broken()
     }
 
     /// The topic is gone.
