@@ -180,24 +180,24 @@ impl Node {
         let mut opened = HashMap::new();
         let mut serving = Vec::new();
         for (number, group) in recovered.groups.into_iter().enumerate() {
-            let replica = group.state.replica;
+            let state = &group.state;
             let lane = Arc::clone(&lanes[number % lanes.len()]);
-            match group.log {
-                Ok(log) => {
-                    let (partition, opened_core) = opening.open(&group.state, log, lane)?;
-                    opened.insert(replica, partition);
-                    serving.push(opened_core);
+            let log = group.log.map_err(ReplicationError::from);
+            let partition = match log.and_then(|log| opening.open(state, log, Arc::clone(&lane))) {
+                Ok((partition, opened_core)) => {
+                    serving.push((Arc::clone(&partition), opened_core));
+                    partition
                 }
                 Err(error) => {
-                    let (topic, partition) = (&group.state.topic, group.state.partition);
                     tracing::error!(
-                        topic, partition, %error,
+                        topic = state.topic, partition = state.partition, %error,
                         "partition is offline: what was promised of it is damaged; nothing of it was removed, restore \
                          its directory from a backup or delete the topic"
                     );
-                    opened.insert(replica, opening.offline(&group.state, lane, &error.to_string()));
+                    opening.offline(state, lane, &error.to_string())
                 }
-            }
+            };
+            opened.insert(state.replica, partition);
         }
         let metadata = match opened.remove(&METADATA_REPLICA) {
             Some(metadata) => metadata,
@@ -211,15 +211,24 @@ impl Node {
                     LogConfig { retention_ms: None, ..LogConfig::default() },
                 )?;
                 let (partition, opened_core) = opening.create(&state, log, Arc::clone(&lanes[0]))?;
-                serving.push(opened_core);
+                serving.push((Arc::clone(&partition), opened_core));
                 partition
             }
         };
-        for opened_core in serving {
-            opened_core.await.unwrap_or(Err(ReplicationError::Stopping))?;
+        for (partition, opened_core) in serving {
+            if let Err(error) = opened_core.await.unwrap_or(Err(ReplicationError::Stopping)) {
+                // it alone is offline; without the metadata's nothing is
+                partition.fail(&error.to_string());
+                end_cores(&[partition]).await;
+            }
         }
         let mut image = MetadataImage::default();
-        image.catch_up(&metadata)?;
+        image.catch_up(&metadata).map_err(|error| {
+            ReplicationError::Storage(format!(
+                "the cluster's metadata cannot be read, and without it nothing can be served ({error}): restore the data \
+                 directory from a backup, or start from an empty one and let the other replicas fill it"
+            ))
+        })?;
         let Opening { raft_config, revive, .. } = opening;
         let node = Arc::new(Self {
             directory,
@@ -282,7 +291,9 @@ impl Node {
             self.flusher.files().forget_damaged(replica);
         }
         // created in the metadata, but the node stopped before the groups were
-        self.create_partitions(missing).await?;
+        if let Err(error) = self.create_partitions(missing).await {
+            tracing::error!(%error, "a topic that was half created is made at the next start, unless it is deleted");
+        }
         // deleted in the metadata, but the node stopped before the groups were
         if let Err(error) = self.drop_partitions(opened.into_values().collect()).await {
             tracing::warn!(%error, "files of a deleted partition stay until the next start");

@@ -10,9 +10,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use log_store::{
     GroupState, Log, LogSlice, RecordBatch, ReplicaId,
     batch::BatchBuilder,
+    checkpoint::Checkpoint,
     compression::Codec,
     config::LogConfig,
     disk::{Disk, RealDisk},
@@ -798,7 +800,7 @@ async fn a_partition_whose_state_rotted_is_offline_until_it_is_deleted() {
         assert_eq!(values(&reopened(&node, "orders"), 0), [(0, "new".to_owned())]);
         node.shutdown().await;
     }
-    let checkpoint = log_store::checkpoint::Checkpoint::load(&RealDisk, dir.path()).unwrap().unwrap();
+    let checkpoint = Checkpoint::load(&RealDisk, dir.path()).unwrap().unwrap();
     assert!(checkpoint.damaged.is_empty(), "what was deleted is forgotten");
 }
 
@@ -852,4 +854,45 @@ async fn a_topic_with_the_longest_name_is_deleted() {
     assert_eq!(values(&reopened(&node, &name), 0), [(0, "new".to_owned())]);
     assert!(!left.exists());
     node.shutdown().await;
+}
+
+/// Changes the checkpoint of a node that is stopped.
+fn change_state(dir: &Path, topic: &str, change: impl FnOnce(&mut GroupState)) {
+    let mut checkpoint = Checkpoint::load(&RealDisk, dir).unwrap().unwrap();
+    change(checkpoint.groups.iter_mut().find(|state| state.topic == topic).unwrap());
+    checkpoint.write(&RealDisk, dir).unwrap();
+}
+
+/// Proves: D25, P05: one group that cannot be opened is offline and loses nothing; the others serve. Without the metadata
+/// group nothing starts.
+#[tokio::test]
+async fn a_group_that_cannot_be_opened_is_offline_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    for name in ["orders", "other"] {
+        partition(&node, name).await.append_committed(batch(&["a"])).await.unwrap();
+    }
+    node.shutdown().await;
+    drop(node);
+    // the meta of a snapshot as a later version might write it
+    let unreadable = Bytes::from_static(&[0xff; 40]);
+    change_state(dir.path(), "orders", |state| state.snapshot = unreadable.clone());
+    for start in 0..2 {
+        let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+        let refused = reopened(&node, "orders").append_committed(batch(&["b"])).await;
+        assert!(matches!(refused, Err(ReplicationError::Storage(_))), "{refused:?}");
+        let other = reopened(&node, "other").append_committed(batch(&["b"])).await;
+        assert_eq!(other.unwrap().base_offset, start + 1);
+        node.shutdown().await;
+    }
+    change_state(dir.path(), "orders", |state| state.snapshot = Bytes::new());
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    assert_eq!(values(&reopened(&node, "orders"), 0), [(0, "a".to_owned())]);
+    node.shutdown().await;
+    drop(node);
+
+    change_state(dir.path(), "__cluster_metadata", |state| state.snapshot = unreadable);
+    let refused = Node::start(options(dir.path(), &clock)).await.unwrap_err().to_string();
+    assert!(refused.contains("metadata cannot be read") && refused.contains("backup"), "{refused}");
 }
