@@ -238,11 +238,7 @@ impl Files {
     }
 
     fn write_checkpoint(&self, request: &Request, dirty: &[Arc<Segment>]) -> Result<(), LogStoreError> {
-        for partition in &request.touched {
-            if let Err(error) = partition.log().write_indexes() {
-                tracing::warn!(%error, ?partition, "indexes are rebuilt at the next start");
-            }
-        }
+        request.touched.iter().for_each(|partition| write_indexes(partition));
         sync_segments(&*self.disk, &self.data_dir, dirty)?;
         request.checkpoint.write(&*self.disk, &self.data_dir)
     }
@@ -262,7 +258,7 @@ impl Files {
             drop(jobs);
             match job {
                 Job::FinishRolled(partition) => {
-                    if let Err(error) = partition.log().finish_rolled() {
+                    if let Some(Err(error)) = partition.in_directory(|log| log.finish_rolled()) {
                         tracing::warn!(%error, ?partition, "a closed segment is sealed later");
                     }
                 }
@@ -275,6 +271,12 @@ impl Files {
                 Job::Run(run) => run(&*self.disk),
             }
         }
+    }
+}
+
+pub(crate) fn write_indexes(partition: &Partition) {
+    if let Some(Err(error)) = partition.in_directory(|log| log.write_indexes()) {
+        tracing::warn!(%error, ?partition, "indexes are rebuilt at the next start");
     }
 }
 

@@ -597,9 +597,10 @@ impl Node {
             let (sender, receiver) = oneshot::channel();
             let aside = self.aside(&dir);
             let files = Arc::clone(self.flusher.files());
-            let closed = Arc::clone(&partition);
+            let leaving = Arc::clone(&partition);
             let then: DiskWork = Box::new(move |disk: &dyn Disk| {
-                closed.close();
+                leaving.close();
+                leaving.leave_directory();
                 // whoever waited may be gone
                 let _ = sender.send(move_aside(disk, &files, dir, aside));
             });

@@ -218,6 +218,9 @@ pub struct Partition {
     /// Where segments begin that hold no applied batch yet: producer state is written out there.
     segment_starts: Mutex<VecDeque<i64>>,
     files: Arc<Files>,
+    /// Whether the directory of its name is its own. Held while index files are written there: two threads do that, and
+    /// paths of a dropped replica are those of the next one of its partition.
+    owns_directory: Mutex<bool>,
     /// A write into a segment failed: nothing more of what the core queues is taken.
     broken: AtomicBool,
 }
@@ -607,6 +610,7 @@ impl Partition {
             local: Mutex::default(),
             segment_starts: Mutex::default(),
             files,
+            owns_directory: Mutex::new(true),
             broken: AtomicBool::new(false),
             reviving: AtomicBool::new(false),
         })
@@ -635,6 +639,17 @@ impl Partition {
     /// For a partition that is offline since the start: it has no core that could ask.
     pub(crate) fn log(&self) -> Arc<Log> {
         self.log.load_full().expect("a partition without a log has no core and does not serve")
+    }
+
+    /// Writes derived files, unless the directory was given up.
+    pub(crate) fn in_directory<T>(&self, write: impl FnOnce(&Log) -> T) -> Option<T> {
+        let owns = lock(&self.owns_directory);
+        owns.then(|| write(&self.log()))
+    }
+
+    /// From now on nothing is written into the directory.
+    pub(crate) fn leave_directory(&self) {
+        *lock(&self.owns_directory) = false;
     }
 
     pub(crate) fn lane(&self) -> &Arc<Lane> {

@@ -863,8 +863,8 @@ fn change_state(dir: &Path, topic: &str, change: impl FnOnce(&mut GroupState)) {
     checkpoint.write(&RealDisk, dir).unwrap();
 }
 
-/// Proves: D25, P05: one group that cannot be opened is offline and loses nothing; the others serve. Without the metadata
-/// group nothing starts.
+/// Proves: D25, P05: one group that cannot be opened is offline and loses nothing; the others serve. Without the
+/// metadata group nothing starts.
 #[tokio::test]
 async fn a_group_that_cannot_be_opened_is_offline_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -895,4 +895,25 @@ async fn a_group_that_cannot_be_opened_is_offline_alone() {
     change_state(dir.path(), "__cluster_metadata", |state| state.snapshot = unreadable);
     let refused = Node::start(options(dir.path(), &clock)).await.unwrap_err().to_string();
     assert!(refused.contains("metadata cannot be read") && refused.contains("backup"), "{refused}");
+}
+
+/// Proves: O11: a checkpoint that began before a topic was deleted writes no index of it into the directory of the next
+/// topic of that name, which would be offline with it.
+#[tokio::test]
+async fn a_late_checkpoint_leaves_the_next_topic_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let former = partition(&node, "orders").await;
+    former.append_committed(batch(&["old", "older"])).await.unwrap();
+    node.delete_topic(former.topic_id()).await.unwrap();
+    let again = partition(&node, "orders").await;
+    again.append_committed(batch(&["new"])).await.unwrap();
+    crate::files::write_indexes(&former);
+    assert!(!dir.path().join("orders-0/00000000000000000000.raft").exists());
+    node.abandon();
+    drop((former, again, node));
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    assert_eq!(values(&reopened(&node, "orders"), 0), [(0, "new".to_owned())]);
+    node.shutdown().await;
 }
