@@ -25,7 +25,7 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use log_store::{LogSlice, RecordBatch, ReplicaId, batch::BatchBuilder, compression::Inflater};
+use log_store::{Log, LogSlice, RecordBatch, ReplicaId, batch::BatchBuilder, compression::Inflater};
 use uuid::Uuid;
 
 use crate::{Isolation, Partition, ReplicationError, Waiting};
@@ -42,6 +42,8 @@ const FIRST_REPLICA: u64 = 1 << 20;
 const REWRITE_RECORDS: usize = 10_000;
 /// Records of a rewritten state in one batch.
 pub(crate) const REWRITE_BATCH: usize = 500;
+/// Bytes of the log that are read at a time.
+const AT_A_TIME: usize = 1 << 20;
 /// Producer ids taken with one record.
 pub(crate) const PRODUCER_ID_BLOCK: i64 = 1000;
 
@@ -178,12 +180,28 @@ impl MetadataImage {
         }
     }
 
+    /// What a log says whose group is not open yet.
+    ///
+    /// # Errors
+    /// As [`MetadataImage::catch_up`].
+    pub(crate) fn of(log: &Log) -> Result<Self, ReplicationError> {
+        let mut image = Self { next_offset: log.log_start(), ..Self::default() };
+        let end = log.next_offset();
+        while image.next_offset < end {
+            let read = log.read(image.next_offset, AT_A_TIME, true, end, Waiting::ForDisk)?;
+            if read.slices.is_empty() {
+                break;
+            }
+            image.apply_slices(read.slices)?;
+        }
+        Ok(image)
+    }
+
     /// Applies what the group committed since.
     ///
     /// # Errors
     /// The log cannot be read, or holds what this version does not know.
     pub(crate) fn catch_up(&mut self, partition: &Partition) -> Result<(), ReplicationError> {
-        const AT_A_TIME: usize = 1 << 20;
         self.next_offset = self.next_offset.max(partition.offsets()?.log_start);
         loop {
             let read = partition.read(
@@ -196,13 +214,18 @@ impl MetadataImage {
             if read.slices.is_empty() {
                 return Ok(());
             }
-            for slice in read.slices {
-                let mut bytes = slice_bytes(slice)?;
-                while let Some(batch) = RecordBatch::take_first(&mut bytes).map_err(unreadable)? {
-                    self.apply_batch(&batch)?;
-                }
+            self.apply_slices(read.slices)?;
+        }
+    }
+
+    fn apply_slices(&mut self, slices: Vec<LogSlice>) -> Result<(), ReplicationError> {
+        for slice in slices {
+            let mut bytes = slice_bytes(slice)?;
+            while let Some(batch) = RecordBatch::take_first(&mut bytes).map_err(unreadable)? {
+                self.apply_batch(&batch)?;
             }
         }
+        Ok(())
     }
 
     /// How many records say all of it.

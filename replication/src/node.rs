@@ -26,9 +26,9 @@ use futures_util::future::join_all;
 use log_store::{
     GroupState, Log, LogStoreError, ReplicaId,
     config::LogConfig,
-    data_directory::{DataDirectory, Opener},
+    data_directory::{DataDirectory, META, Opener},
     disk::Disk,
-    recovery::{self, Progress, RecoveryOptions, remove_partition_directory},
+    recovery::{self, Progress, RecoveredGroup, RecoveryOptions, remove_partition_directory},
     segment::{PoolLimits, SegmentPool},
     wal::{RING_FILES, WalRecord},
 };
@@ -140,6 +140,7 @@ impl Node {
     ) -> Result<Arc<Self>, ReplicationError> {
         let opened = Opened::recover(&options)?;
         let Opened { directory, pool, recovered } = opened;
+        check_cluster(&directory, &recovered.groups)?;
         let space = Arc::new(Space::new(
             Arc::clone(&options.disk),
             options.data_dir.clone(),
@@ -261,9 +262,8 @@ impl Node {
         let _admin = self.admin.lock().await;
         let image = self.metadata();
         let mut records = Vec::new();
-        let cluster_id = &self.directory.meta().cluster_id;
-        if image.cluster_id != *cluster_id {
-            records.push(MetadataRecord::Cluster { id: cluster_id.clone() });
+        if image.cluster_id.is_empty() {
+            records.push(MetadataRecord::Cluster { id: self.directory.meta().cluster_id.clone() });
         }
         if image.brokers.get(&self.options.broker.id) != Some(&self.options.broker) {
             records.push(MetadataRecord::Broker(self.options.broker.clone()));
@@ -753,6 +753,25 @@ impl Opened {
         )?;
         Ok(Self { directory, pool, recovered })
     }
+}
+
+/// A data directory put together from those of two clusters is refused before its groups are opened.
+fn check_cluster(directory: &DataDirectory, groups: &[RecoveredGroup]) -> Result<(), ReplicationError> {
+    let metadata = groups.iter().find(|group| group.state.replica == METADATA_REPLICA);
+    let Some(Ok(log)) = metadata.map(|group| &group.log) else { return Ok(()) };
+    // what cannot be read is said when the group is opened
+    let Ok(MetadataImage { cluster_id: held, .. }) = MetadataImage::of(log) else { return Ok(()) };
+    let named = &directory.meta().cluster_id;
+    if held.is_empty() || held == *named {
+        return Ok(());
+    }
+    let dir = directory.path().display();
+    Err(LogStoreError::Refused(format!(
+        "{dir} belongs to cluster {named} by its {META}, but what it holds is of cluster {held}: files of two data \
+         directories were mixed. Nothing was removed: put the {META} of cluster {held} back, or choose the data \
+         directory of cluster {named}, or an empty one"
+    ))
+    .into())
 }
 
 /// What opening a group takes.

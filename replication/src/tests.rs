@@ -917,3 +917,33 @@ async fn a_late_checkpoint_leaves_the_next_topic_alone() {
     assert_eq!(values(&reopened(&node, "orders"), 0), [(0, "new".to_owned())]);
     node.shutdown().await;
 }
+
+/// Proves: the data directory of another cluster is refused: the words say of which, nothing is written into the
+/// metadata, and with its own identity everything is there.
+#[tokio::test]
+async fn a_directory_with_the_metadata_of_another_cluster_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::new();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    let held = node.metadata().cluster_id.clone();
+    partition(&node, "orders").await.append_committed(batch(&["a"])).await.unwrap();
+    node.shutdown().await;
+    drop(node);
+    let (meta, log) = (dir.path().join("meta.toml"), "__cluster_metadata-0/00000000000000000000.log");
+    let own = std::fs::read_to_string(&meta).unwrap();
+    let before = std::fs::read(dir.path().join(log)).unwrap();
+    let other = "b".repeat(22);
+    std::fs::write(&meta, own.replace(&held, &other)).unwrap();
+    for _ in 0..2 {
+        let refused = Node::start(options(dir.path(), &clock)).await.unwrap_err().to_string();
+        for part in [&*held, &*other, "Nothing was removed", "choose"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        assert_eq!(std::fs::read(dir.path().join(log)).unwrap(), before);
+    }
+    std::fs::write(&meta, own).unwrap();
+    let node = Node::start(options(dir.path(), &clock)).await.unwrap();
+    assert_eq!(node.metadata().cluster_id, held);
+    assert_eq!(values(&reopened(&node, "orders"), 0), [(0, "a".to_owned())]);
+    node.shutdown().await;
+}
