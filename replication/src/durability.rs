@@ -13,12 +13,16 @@ use std::{
 };
 
 use log_store::{LogId, Vote, checkpoint::Checkpoint, config::LogConfig, disk::RealDisk};
-use openraft::storage::{RaftLogStorage, RaftStateMachine};
+use openraft::{
+    RaftLogReader,
+    storage::{RaftLogStorage, RaftStateMachine},
+};
 
 use crate::{
     Acks, Completion, CompletionQueue, Node, Partition, ReplicationError,
     entry::{to_raft, vote_to_raft},
-    flusher::{Faults, Mutation},
+    files::{Files, Job},
+    flusher::{Fatal, Faults, Mutation},
     metadata::{MetadataError, NewTopic},
     raft_log::RaftLog,
     snapshot::SnapshotContents,
@@ -503,4 +507,45 @@ async fn metadata_outlives_a_full_disk() {
         assert_eq!(bench.fatal.load(Ordering::SeqCst), 0);
         bench.node.shutdown().await;
     }
+}
+
+/// Proves: D03: where openraft cannot read the log, which ends the group, the partition says that its storage failed.
+#[tokio::test]
+async fn a_log_that_cannot_be_read_takes_its_partition_offline() {
+    let bench = Bench::new(Mutation::None).await;
+    let orders = partition(&bench.node, "orders").await;
+    orders.append_committed(one_record_batch()).await.unwrap();
+    bench.disk.fail_reads(".log");
+    RaftLog::new(Arc::clone(&orders)).try_get_log_entries(0..).await.unwrap_err();
+    let refused = orders.append_committed(one_record_batch()).await;
+    assert!(matches!(refused, Err(ReplicationError::Storage(_))), "{refused:?}");
+    assert!(matches!(orders.offsets(), Err(ReplicationError::Storage(_))));
+    bench.node.abandon();
+}
+
+/// Proves: a group whose core ended by itself does not seem to lead for ever.
+#[tokio::test]
+async fn a_core_that_ends_takes_its_partition_offline() {
+    let bench = Bench::new(Mutation::None).await;
+    let orders = partition(&bench.node, "orders").await;
+    orders.core().unwrap().shutdown().await.unwrap();
+    // the first may meet the end, and every later one knows of it
+    let _ = orders.append_committed(one_record_batch()).await;
+    let refused = orders.append_committed(one_record_batch()).await;
+    assert!(matches!(refused, Err(ReplicationError::Storage(_))), "{refused:?}");
+    assert!(matches!(orders.offsets(), Err(ReplicationError::Storage(_))));
+    bench.node.abandon();
+}
+
+/// Proves: a thread that panics is as final as a failed sync: without it checkpoints end, and then every answer.
+#[test]
+fn a_panic_of_an_indispensable_thread_is_final() {
+    let dir = tempfile::tempdir().unwrap();
+    let fatal = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&fatal);
+    let tell: Fatal = Arc::new(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
+    let files = Files::start(Arc::new(RealDisk), dir.path().to_owned(), Vec::new(), tell).unwrap();
+    files.add(Job::Run(Box::new(|_| panic!("planted"))));
+    files.stop();
+    assert_eq!(fatal.load(Ordering::SeqCst), 1);
 }

@@ -22,7 +22,11 @@ use log_store::{
     wal::{NewWalFile, WalFile, WalPosition},
 };
 
-use crate::{Partition, flusher::Fatal, lock};
+use crate::{
+    Partition,
+    flusher::{Fatal, Indispensable},
+    lock,
+};
 
 /// Bytes that the node writes between a segment's first unsynced byte and its sync. Each sync of a file that grew costs a commit of the file
 /// system's journal, whatever it brings to the disk: with 64 busy partitions a third of these bytes made three times as many.
@@ -126,6 +130,11 @@ impl Files {
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let indispensable = Indispensable(Arc::clone(&self.fatal));
+        let run = move || {
+            let _indispensable = indispensable;
+            run();
+        };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
         let mut threads = lock(&self.threads);
         // those that made a file of the ring

@@ -273,6 +273,19 @@ pub(crate) struct FlusherSetup {
 /// What is done on an error after which nothing may be acknowledged; never returns in a server.
 pub(crate) type Fatal = Arc<dyn Fn(&LogStoreError) + Send + Sync>;
 
+/// Held by a thread without which nothing would be answered any more: its panic is final, too.
+pub(crate) struct Indispensable(pub(crate) Fatal);
+
+impl Drop for Indispensable {
+    fn drop(&mut self) {
+        let thread = std::thread::current();
+        if std::thread::panicking() {
+            let name = thread.name().unwrap_or_default();
+            (self.0)(&LogStoreError::io("run", name)(std::io::Error::other("the thread panicked")));
+        }
+    }
+}
+
 /// What becomes of errors that are final, and which bug a test planted.
 #[derive(Clone)]
 pub(crate) struct Faults {
@@ -503,6 +516,7 @@ impl Flusher {
     }
 
     fn run(self: Arc<Self>) {
+        let _indispensable = Indispensable(Arc::clone(&self.faults.fatal));
         let mut round = Round::new(lock(&self.durable).wal.builder());
         while let Some(gathered) = self.gather(&mut round) {
             let result = self.sync(&mut round);

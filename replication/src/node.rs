@@ -14,6 +14,7 @@ use std::{
     fmt,
     ops::Range,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc, RwLock, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -22,7 +23,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
+use futures_util::{
+    FutureExt,
+    future::{Either, join_all, select},
+};
 use log_store::{
     GroupState, Log, LogStoreError, ReplicaId,
     config::LogConfig,
@@ -45,7 +49,7 @@ use crate::{
         BrokerInfo, METADATA_REPLICA, METADATA_TOPIC, METADATA_TOPIC_ID, MetadataError, MetadataImage,
         MetadataRecord, NewTopic, PRODUCER_ID_BLOCK, REWRITE_BATCH, TopicInfo,
     },
-    partition::PartitionSetup,
+    partition::{PartitionSetup, ended},
     raft_log::RaftLog,
     space::{DiskSpace, Space},
     state_machine::StateMachine,
@@ -857,7 +861,7 @@ impl Opening {
 /// Starts the core of a group with one voter and has it elect itself: without ticks nobody else would.
 async fn open_core(partition: Arc<Partition>, config: Arc<Config>) -> Result<(), ReplicationError> {
     let replica = partition.replica().0;
-    let ended = |what: &str, error: String| ReplicationError::Storage(format!("{what}: {error}"));
+    let failed = |what: &str, error: String| ReplicationError::Storage(format!("{what}: {error}"));
     let core = Raft::new(
         replica,
         config,
@@ -866,16 +870,23 @@ async fn open_core(partition: Arc<Partition>, config: Arc<Config>) -> Result<(),
         StateMachine::new(Arc::clone(&partition)),
     )
     .await
-    .map_err(|error| ended("opening the group", error.to_string()))?;
+    .map_err(|error| failed("opening the group", error.to_string()))?;
     partition.attach(core.clone());
     if partition.log().last_log_id().is_some() {
-        core.trigger().elect(false).await.map_err(|error| ended("electing", error.to_string()))?;
+        core.trigger().elect(false).await.map_err(|error| failed("electing", error.to_string()))?;
     } else {
         // the group elects itself once its membership is queued
         let members = BTreeMap::from([(replica, EmptyNode {})]);
-        core.initialize(members).await.map_err(|error| ended("initializing", error.to_string()))?;
+        core.initialize(members).await.map_err(|error| failed("initializing", error.to_string()))?;
     }
-    partition.serving().await
+    let serving = pin!(partition.serving());
+    match select(serving, pin!(ended(&core))).await {
+        Either::Left((serving, _)) => serving,
+        // it may have said itself what happened
+        Either::Right((_, serving)) => serving.now_or_never().unwrap_or_else(|| {
+            Err(ReplicationError::Storage("the group's core ended while it was opened".to_owned()))
+        }),
+    }
 }
 
 /// Ends the cores of partitions that serve no more.
@@ -929,7 +940,7 @@ fn fail_all(
 
 /// Nothing may be acknowledged any more, and nothing in memory can be trusted to be on the disk (durability rule 6).
 fn abort(error: &LogStoreError) {
-    tracing::error!(%error, "the disk failed a sync or a write that everything depends on: aborting; the next start \
+    tracing::error!(%error, "a sync, a write or a thread failed that everything depends on: aborting; the next start \
                              recovers what was acknowledged");
     std::process::abort();
 }

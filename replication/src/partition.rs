@@ -32,7 +32,7 @@ use log_store::{
     retention::retention_start,
     wal::WalRecord,
 };
-use openraft::{Raft, StoredMembership};
+use openraft::{Raft, StoredMembership, async_runtime::WatchReceiver};
 use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
 
@@ -303,7 +303,18 @@ impl Partition {
         // tokio's budget for cooperation, which would make it wait). Should it not, or should the core be gone, ticket
         // and responder are dropped, which fails the append.
         let submitted = core.client_write_ff(Proposal::Batch { batch, ticket }, responder);
-        let _ = tokio::task::unconstrained(submitted).now_or_never();
+        if !matches!(tokio::task::unconstrained(submitted).now_or_never(), Some(Ok(()))) {
+            let core = core.clone();
+            drop(submit);
+            self.check(&core);
+        }
+    }
+
+    /// The core did not take what it was given. One that ended by itself (a panic, an error of its own) serves no more.
+    fn check(&self, core: &Core) {
+        if ended(core).now_or_never().is_some() && !self.is_broken() {
+            self.fail("the group's core ended by itself, the lines before this one say why");
+        }
     }
 
     /// [`Partition::append`] with [`Acks::All`], awaited.
@@ -443,7 +454,10 @@ impl Partition {
         let log_start = match written.map(|response| response.data) {
             Ok(Applied::Trimmed(log_start)) => log_start,
             Ok(other) => return Err(ReplicationError::Storage(format!("a trim was applied as {other:?}"))),
-            Err(_) => return Err(self.refusal()),
+            Err(_) => {
+                self.check(&core);
+                return Err(self.refusal());
+            }
         };
         self.release().await;
         Ok(log_start)
@@ -1163,6 +1177,16 @@ fn recover_producers(
         next += count;
     }
     Ok(producers)
+}
+
+/// Waits for a core's end. Of one that panicked nothing tells but that it reports no more.
+pub(crate) async fn ended(core: &Core) {
+    let mut metrics = core.metrics();
+    while metrics.borrow_watched().running_state.is_ok() {
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Terms are refused above `i32::MAX` when a vote is saved.

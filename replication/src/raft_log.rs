@@ -14,7 +14,7 @@ use std::{fmt::Debug, io, ops::RangeBounds, sync::Arc};
 
 use futures_util::stream::{self, Stream};
 use log_store::{
-    Entry, LogId, LogStoreError, Vote,
+    Entry, LogId, Vote,
     log::{EntryHead, QueuedWrite},
     wal::WalRecord,
 };
@@ -115,7 +115,14 @@ impl RaftLog {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        self.partition.log().heads(range).map_err(read_failed)?.into_iter().map(applied_entry).collect()
+        let heads = self.partition.log().heads(range).map_err(|error| self.failed(error))?;
+        heads.into_iter().map(|head| applied_entry(head).map_err(|error| self.failed(error))).collect()
+    }
+
+    /// The log cannot be read, which ends the core: whoever asks is told why.
+    fn failed(&self, error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+        self.partition.fail(&error.to_string());
+        io::Error::other(error)
     }
 }
 
@@ -129,10 +136,6 @@ fn applied_entry(head: EntryHead) -> io::Result<RaftEntry> {
             RaftEntry { log_id: to_raft(log_id), payload: Payload::Head(header) }
         }
     })
-}
-
-fn read_failed(error: LogStoreError) -> io::Error {
-    io::Error::other(error)
 }
 
 impl RaftLogReader<TypeConfig> for RaftLog {
@@ -154,7 +157,8 @@ impl RaftLogReader<TypeConfig> for RaftLog {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let entries = self.partition.log().entries(range, REPLICATION_BYTES).map_err(read_failed)?;
+        let entries =
+            self.partition.log().entries(range, REPLICATION_BYTES).map_err(|error| self.failed(error))?;
         entries
             .into_iter()
             .map(|entry| {
@@ -224,7 +228,8 @@ impl Iterator for Heads {
         match self.log.heads(self.next..until) {
             Ok(entries) if entries.is_empty() => {
                 self.next = self.end;
-                Some(Err(io::Error::other("an entry that is to be applied is not in the log")))
+                let missing = io::Error::other("an entry that is to be applied is not in the log");
+                Some(Err(self.log.failed(missing)))
             }
             Ok(entries) => {
                 self.next += entries.len() as u64;
@@ -322,7 +327,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         if after.is_some_and(|after| log.last_log_id().is_none_or(|last| last.index <= after.index)) {
             return Ok(());
         }
-        let end = log.truncate_after(after).map_err(read_failed)?;
+        let end = log.truncate_after(after).map_err(|error| self.failed(error))?;
         let (sender, receiver) = oneshot::channel();
         self.push(Work::record(
             WalRecord::Cut { replica: self.partition.replica(), after: end.last, end },
@@ -346,7 +351,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             let next_offset = log.next_offset();
             let replica = self.partition.replica();
             let (sender, receiver) = oneshot::channel();
-            let files = log.install(upto, next_offset).map_err(read_failed)?;
+            let files = log.install(upto, next_offset).map_err(|error| self.failed(error))?;
             let record =
                 WalRecord::Installed { replica, log_id: upto, snapshot: Default::default(), next_offset };
             self.push(Work::record(record, AfterDurable::Remove(files, sender)));
@@ -356,7 +361,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             self.partition.fail("openraft wanted to purge a log beyond its end");
             return Err(io::Error::other(format!("purge to {upto:?} above the end {:?}", log.last_log_id())));
         }
-        let (offset, files) = log.purge(upto).map_err(read_failed)?;
+        let (offset, files) = log.purge(upto).map_err(|error| self.failed(error))?;
         let replica = self.partition.replica();
         if let Some(snapshot) = self.partition.snapshot() {
             self.push(Work::record(

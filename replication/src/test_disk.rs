@@ -31,6 +31,8 @@ struct Rules {
     waiting: usize,
     /// Writes to files that end so fail with this.
     failing_writes: Option<(&'static str, io::ErrorKind)>,
+    /// Reads of files that end so fail.
+    failing_reads: Option<&'static str>,
     /// Syncs of files that end so fail once, and succeed afterwards.
     failing_sync: Option<&'static str>,
     /// Nothing can be reserved for files that end so.
@@ -78,6 +80,11 @@ impl TestDisk {
     /// Writes to files that end so fail from now on.
     pub(crate) fn fail_writes(&self, suffix: &'static str, kind: io::ErrorKind) {
         lock(&self.shared.rules).failing_writes = Some((suffix, kind));
+    }
+
+    /// Reads of files that end so fail from now on.
+    pub(crate) fn fail_reads(&self, suffix: &'static str) {
+        lock(&self.shared.rules).failing_reads = Some(suffix);
     }
 
     /// Writes succeed again.
@@ -184,8 +191,18 @@ struct TestFile {
     shared: Arc<Shared>,
 }
 
+impl TestFile {
+    fn check_read(&self) -> io::Result<()> {
+        match lock(&self.shared.rules).failing_reads.is_some_and(|suffix| ends_with(&self.path, suffix)) {
+            true => Err(io::Error::other("planted")),
+            false => Ok(()),
+        }
+    }
+}
+
 impl DiskFile for TestFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.check_read()?;
         self.file.read_at(buffer, position)
     }
 
@@ -241,6 +258,7 @@ impl DiskFile for TestFile {
     }
 
     fn map(&self, range: Range<u64>) -> io::Result<Option<Bytes>> {
+        self.check_read()?;
         self.file.map(range)
     }
 
