@@ -603,7 +603,6 @@ impl Node {
             let files = Arc::clone(self.flusher.files());
             let leaving = Arc::clone(&partition);
             let then: DiskWork = Box::new(move |disk: &dyn Disk| {
-                leaving.close();
                 leaving.leave_directory();
                 // whoever waited may be gone
                 let _ = sender.send(move_aside(disk, &files, dir, aside));

@@ -661,9 +661,13 @@ impl Partition {
         owns.then(|| write(&self.log()))
     }
 
-    /// From now on nothing is written into the directory.
+    /// Its files are about to go: from now on nothing is written into the directory, and nothing keeps its files open but
+    /// readers that have begun.
     pub(crate) fn leave_directory(&self) {
         *lock(&self.owns_directory) = false;
+        if let Some(log) = &*self.log.load() {
+            log.close();
+        }
     }
 
     pub(crate) fn lane(&self) -> &Arc<Lane> {
@@ -973,13 +977,6 @@ impl Partition {
     /// The topic is gone.
     pub(crate) fn delete(&self) {
         self.leave(Role::Deleted);
-    }
-
-    /// Its files are about to go: nothing keeps them open but readers that have begun.
-    pub(crate) fn close(&self) {
-        if let Some(log) = &*self.log.load() {
-            log.close();
-        }
     }
 
     /// The node is stopping.
