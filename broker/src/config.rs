@@ -223,6 +223,13 @@ pub const SETTINGS: &[Setting] = &[
         "Incremental fetch sessions remembered; an evicted client starts over by itself.",
     ),
     setting(
+        "socket.send.buffer.bytes",
+        integer(-1, I32_MAX),
+        "102400",
+        "Bytes the system takes of an answer before the client has read; -1: as many as it sees fit. With a buffer of megabytes, a client \
+         that reads old records costs twice the processor; one that is far away needs more than 100 KiB.",
+    ),
+    setting(
         "connections.max.idle.ms",
         integer(1, i64::MAX),
         "600000",
@@ -609,6 +616,8 @@ pub struct Config {
     pub fetch_session_slots: usize,
     /// `connections.max.idle.ms`.
     pub connections_max_idle: Duration,
+    /// `socket.send.buffer.bytes`; none: the system decides.
+    pub socket_send_buffer_bytes: Option<u32>,
     /// `max.connections`.
     pub max_connections: usize,
     /// `max.connections.per.ip`.
@@ -762,6 +771,7 @@ impl Config {
             fetch_max_bytes: size("fetch.max.bytes"),
             fetch_session_slots: size("max.incremental.fetch.session.cache.slots"),
             connections_max_idle: millis("connections.max.idle.ms"),
+            socket_send_buffer_bytes: u32::try_from(number("socket.send.buffer.bytes")).ok(),
             max_connections: size("max.connections"),
             max_connections_per_ip: size("max.connections.per.ip"),
             offsets_topic_partitions: int("offsets.topic.num.partitions"),

@@ -293,6 +293,10 @@ fn bind_listeners(config: &Config) -> anyhow::Result<Vec<(TcpSocket, SocketAddr)
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
                 .with_context(what)?;
             socket.set_reuseaddr(true)?;
+            // Connections inherit it.
+            if let Some(bytes) = config.socket_send_buffer_bytes {
+                socket.set_send_buffer_size(bytes)?;
+            }
             socket.bind(address).with_context(what)?;
             let bound = socket.local_addr()?;
             Ok((socket, bound))
@@ -481,6 +485,8 @@ fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -497,5 +503,20 @@ mod tests {
         let own = Config::with(&[("group.initial.rebalance.delay.ms", "5")]).unwrap();
         let (config, _ephemeral) = make_ephemeral(own, parent.path()).unwrap();
         assert_eq!(config.values["group.initial.rebalance.delay.ms"], ("5".to_owned(), Origin::Set));
+    }
+
+    #[tokio::test]
+    async fn connections_have_the_send_buffer_that_is_set() {
+        let buffer = async |bytes: &str| {
+            let set = [("listeners", "PLAINTEXT://127.0.0.1:0"), ("socket.send.buffer.bytes", bytes)];
+            let (socket, address) = bind_listeners(&Config::with(&set).unwrap()).unwrap().remove(0);
+            let listener = socket.listen(8).unwrap();
+            let _client = TcpStream::connect(address).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            rustix::net::sockopt::socket_send_buffer_size(&accepted).unwrap()
+        };
+        // Linux adds as much again for its own accounting.
+        assert_eq!((buffer("65536").await, buffer("102400").await), (131_072, 204_800));
+        assert_ne!(buffer("-1").await, 204_800);
     }
 }
