@@ -23,6 +23,10 @@ const MAX_STRING_BYTES: usize = i16::MAX as usize;
 /// Longest part of a client id that becomes part of a member id.
 const MAX_MEMBER_ID_PREFIX_BYTES: usize = 1024;
 
+/// Most bytes of records of one commit: each repeats the group id, which may be long, and a partition may be named again and again. In
+/// Kafka they are one batch, of a megabyte by default.
+const MAX_COMMIT_BYTES: usize = 8 << 20;
+
 /// The settings of groups, under Kafka's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
@@ -359,6 +363,13 @@ impl Coordinator {
                 false => GroupError::IllegalGeneration { generation: commit.generation },
             });
         }
+        let sizes = commit.offsets.iter().map(|partition| {
+            offsets::key_bytes(&commit.group_id, &partition.topic) + partition.metadata.len()
+        });
+        let bytes = sizes.sum();
+        if bytes > MAX_COMMIT_BYTES {
+            return Err(GroupError::CommitTooLarge { bytes, max_bytes: MAX_COMMIT_BYTES });
+        }
         let max_bytes = self.config.offset_metadata_max_bytes.min(MAX_STRING_BYTES);
         let mut results = Vec::with_capacity(commit.offsets.len());
         for partition in &commit.offsets {
@@ -597,7 +608,38 @@ fn member_id(name: &str, entropy: u128) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::MemberMetadata;
+    use crate::{record::MemberMetadata, request::PartitionCommit};
+
+    /// A small request must not become gigabytes of records by the length of its group id.
+    #[test]
+    fn a_commit_is_bounded_in_bytes() {
+        let mut coordinator = Coordinator::new(GroupConfig::default());
+        let offset = PartitionCommit {
+            topic: "t".into(),
+            topic_id: Uuid::from_u128(1),
+            partition: 0,
+            offset: 5,
+            leader_epoch: -1,
+            metadata: "".into(),
+        };
+        for (count, fits) in [(200, true), (300, false)] {
+            let commit = OffsetCommit {
+                group_id: "g".repeat(MAX_STRING_BYTES).into(),
+                member_id: "".into(),
+                instance_id: None,
+                generation: -1,
+                knows_group_not_found: true,
+                retention_ms: None,
+                offsets: vec![offset.clone(); count],
+            };
+            let outcome = coordinator.handle(Request::OffsetCommit(commit), Token(1), 0, 0);
+            let refused = matches!(
+                outcome.replies[..],
+                [(_, Response::OffsetCommit(Err(GroupError::CommitTooLarge { .. })))]
+            );
+            assert_eq!((refused, outcome.records.len()), (!fits, if fits { count } else { 0 }));
+        }
+    }
 
     /// What a disk may hold must not end the coordinator: such a record is refused, and the group stays as it was.
     #[test]

@@ -62,6 +62,14 @@ pub enum GroupError {
         /// `offset.metadata.max.bytes`.
         max_bytes: usize,
     },
+    /// The records of one commit would be larger than all of them may be (28).
+    #[error("a commit of {bytes} bytes is larger than {max_bytes}")]
+    CommitTooLarge {
+        /// Bytes of its records.
+        bytes: usize,
+        /// The limit.
+        max_bytes: usize,
+    },
     /// What the group would have to store is larger than a record may be (-1, as in Kafka).
     #[error("the group's state of {bytes} bytes is larger than a record may be")]
     GroupTooLarge {

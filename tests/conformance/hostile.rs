@@ -10,6 +10,7 @@ use alluvium::protocol::{
     messages::{
         api_versions::ApiVersionsRequest,
         fetch::{FetchPartition, FetchRequest},
+        offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         produce::PartitionData,
     },
 };
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     batches::of_size,
+    groups::{commit_offset, find_coordinator},
     requests::{batch, create, end_of, fetch_from, fresh, produce, produce_to},
     support::{
         broker::{Broker, http_get},
@@ -104,6 +106,33 @@ fn a_long_name_of_many_partitions_costs_little_memory() {
     }
     let grown = broker.peak_resident_bytes().saturating_sub(before);
     assert!(grown < 64 * MIB, "{} MiB for a few long names", grown / MIB);
+    unharmed(&broker);
+}
+
+/// A commit under a long group id that names a partition again and again: each record would repeat the id.
+///
+/// Proves: fault I02.
+#[test]
+fn a_long_group_id_of_many_commits_costs_little_memory() {
+    let broker = Broker::ephemeral_with(&["--set", "offsets.topic.num.partitions=1"]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    create(&mut wire, "read", 1, &[]);
+    find_coordinator(&mut wire, "any");
+    let before = broker.peak_resident_bytes();
+    let commit = OffsetCommitRequest {
+        group_id: "g".repeat(32_767).as_str().into(),
+        topics: vec![OffsetCommitRequestTopic {
+            name: "read".into(),
+            partitions: vec![OffsetCommitRequestPartition::default(); 50_000],
+        }],
+        ..OffsetCommitRequest::default()
+    };
+    let answer = wire.call(&commit, 8).topics.remove(0);
+    assert_eq!(answer.partitions.len(), 50_000);
+    assert!(answer.partitions.iter().all(|partition| partition.error_code == 28));
+    let grown = broker.peak_resident_bytes().saturating_sub(before);
+    assert!(grown < 64 * MIB, "{} MiB for a commit", grown / MIB);
+    assert_eq!(commit_offset(&mut wire, "any", "read", 3), 0);
     unharmed(&broker);
 }
 

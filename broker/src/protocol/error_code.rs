@@ -252,6 +252,7 @@ impl From<&GroupError> for ErrorCode {
             GroupError::GroupNotFound => Self::GroupIdNotFound,
             GroupError::NonEmptyGroup => Self::NonEmptyGroup,
             GroupError::OffsetMetadataTooLarge { .. } => Self::OffsetMetadataTooLarge,
+            GroupError::CommitTooLarge { .. } => Self::InvalidCommitOffsetSize,
             GroupError::GroupTooLarge { .. } => Self::UnknownServerError,
             GroupError::Loading => Self::CoordinatorLoadInProgress,
             GroupError::NotCoordinator => Self::NotCoordinator,
