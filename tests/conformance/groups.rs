@@ -528,6 +528,31 @@ fn commits_go_with_their_topic() {
     assert_eq!(committed_offset(&mut wire, "g", "recreated"), -1);
 }
 
+/// Who names a group or a partition again and again is answered once.
+///
+/// Proves: fault I02.
+#[test]
+fn what_is_named_again_is_answered_once() {
+    let mut wire = Wire::open(groups());
+    let (group, topic) = (&fresh("again"), &fresh("again"));
+    create(&mut wire, topic, 2, &[]);
+    assert_eq!(commit_offset(&mut wire, group, topic, 4), 0);
+    let describe =
+        DescribeGroupsRequest { groups: vec![group.as_str().into(); 3], ..DescribeGroupsRequest::default() };
+    assert_eq!(wire.call(&describe, 5).groups.len(), 1);
+    let of_topic =
+        OffsetFetchRequestTopic { name: topic.as_str().into(), partition_indexes: vec![0, 0, 1, 0] };
+    let fetch = OffsetFetchRequest {
+        group_id: group.as_str().into(),
+        topics: Some(vec![of_topic; 2]),
+        ..OffsetFetchRequest::default()
+    };
+    let answers = wire.call(&fetch, 7).topics;
+    let answers = answers.iter().flat_map(|topic| &topic.partitions);
+    let answers: Vec<_> = answers.map(|one| (one.partition_index, one.committed_offset)).collect();
+    assert_eq!(answers, [(0, 4), (1, -1)]);
+}
+
 /// Commits that go on while topics come and go: what was acknowledged for a topic that is there is there.
 ///
 /// Proves: O11.

@@ -3,7 +3,8 @@
 //!
 //! Every topic setting that Kafka knows is listed, also those that have no effect here (tools read and assert them). Keys: null or
 //! empty = all, unknown ones are left out. Settings of brokers are those of the file, the environment and the flags, read-only: there
-//! are no dynamic ones, so the cluster-wide default (empty name) lists none.
+//! are no dynamic ones, so the cluster-wide default (empty name) lists none. A resource that is named twice is described once, by the
+//! first keys.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -59,7 +60,10 @@ pub(crate) async fn handle(
     _context: &Context,
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
-    let results = request.resources.iter().map(|resource| {
+    let mut seen = HashSet::new();
+    let named = |resource: &DescribeConfigsResource| (resource.resource_type, resource.resource_name.clone());
+    let resources = request.resources.iter().filter(|resource| seen.insert(named(resource)));
+    let results = resources.map(|resource| {
         let (error, configs) = match describe(broker, resource) {
             Ok(entries) => (None, entries),
             Err(refusal) => (Some(refusal), Vec::new()),

@@ -1,9 +1,9 @@
 //! DescribeGroups (15), versions 0 to 6: members and state of groups.
 //!
 //! Version 4 shows static members, 5 is flexible, from 6 on an unknown group has error 69 (before: state Dead and no
-//! error).
+//! error). A group that is named twice is described once: it may be far larger than its name.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use consumer_groups::{GroupError, Request, Response, request::GroupDescription};
 
@@ -25,7 +25,11 @@ pub async fn handle(
     request: DescribeGroupsRequest,
 ) -> DescribeGroupsResponse {
     let mut groups = Vec::with_capacity(request.groups.len());
+    let mut seen = HashSet::new();
     for group_id in request.groups {
+        if !seen.insert(group_id.clone()) {
+            continue;
+        }
         let asked = Request::DescribeGroup(Arc::from(&*group_id));
         let mut group = match broker.coordinators.ask(broker, &group_id, asked).await {
             Ok(Response::DescribeGroup(Some(description))) => described(description),

@@ -8,9 +8,13 @@
 //! | 7 | `require_stable` (KIP-447): without transactions everything is |
 //! | 8 | several groups (KIP-709) |
 //!
-//! A partition without a commit has offset -1 and no error.
+//! A partition without a commit has offset -1 and no error. What is named twice is answered once: the note of a commit may be a
+//! thousand times as large as the partition's number.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use consumer_groups::{
     GroupError, Request, Response,
@@ -37,7 +41,11 @@ pub async fn handle(
 ) -> OffsetFetchResponse {
     if context.version >= 8 {
         let mut groups = Vec::with_capacity(request.groups.len());
+        let mut seen = HashSet::new();
         for group in request.groups {
+            if !seen.insert(group.group_id.clone()) {
+                continue;
+            }
             let asked = group.topics.map(|topics| {
                 topics.into_iter().map(|topic| (Arc::from(&*topic.name), topic.partition_indexes)).collect()
             });
@@ -85,7 +93,15 @@ async fn fetch(
         other => unreachable!("{other:?} to OffsetFetch"),
     };
     Ok(match asked {
-        Some(asked) => asked.into_iter().map(|(name, partitions)| some(&stored, &name, partitions)).collect(),
+        Some(asked) => {
+            let mut seen: HashMap<Arc<str>, HashSet<i32>> = HashMap::new();
+            let once = asked.into_iter().map(|(name, mut partitions)| {
+                let seen = seen.entry(Arc::clone(&name)).or_default();
+                partitions.retain(|partition| seen.insert(*partition));
+                some(&stored, &name, partitions)
+            });
+            once.collect()
+        }
         None => stored
             .iter()
             .map(|(name, partitions)| OffsetFetchResponseTopics {
