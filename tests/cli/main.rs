@@ -366,18 +366,6 @@ fn the_variable_of_the_configuration_file_is_the_servers() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
-/// A bad line of JSONL names its number; what stands before it is sent, nothing after it.
-#[test]
-fn jsonl_stops_at_the_first_bad_line() {
-    well("topic create lines");
-    let input = "{\"value\":\"one\"}\n{\"value\":\"two\"}\n{\"valu\":\"three\"}\n{\"value\":\"four\"}\n";
-    let ran = run_with(shared(), "produce lines --jsonl", input);
-    assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(ran.stderr.contains("line 3") && ran.stderr.contains("valu"), "{}", ran.stderr);
-    let read = well("consume lines -o start -e -f %v\\n");
-    assert!(!read.stdout.contains("four"), "{}", read.stdout);
-}
-
 /// What goes in comes out: keys, null keys, tombstones, headers, partitions, in JSONL and by format.
 #[test]
 fn records_survive_the_round_trip() {
