@@ -241,7 +241,14 @@ fn each_listener_is_told_to_its_own_clients() {
 
 /// A broker with the listeners PLAINTEXT and OUTSIDE, and their ports.
 fn two_listeners(arguments: &[&str]) -> (Broker, [String; 2]) {
-    let listeners = ["--listen", "PLAINTEXT://127.0.0.1:0", "--listen", "OUTSIDE://127.0.0.1:0"];
+    let listeners = [
+        "--listen",
+        "PLAINTEXT://127.0.0.1:0",
+        "--listen",
+        "OUTSIDE://127.0.0.1:0",
+        "--set",
+        "listener.security.protocol.map=OUTSIDE:PLAINTEXT",
+    ];
     let broker = Broker::ephemeral_with(&[&listeners, arguments].concat());
     let port = |address: &str| address.rsplit(':').next().expect("a port").to_owned();
     let (inside, admin) = (port(&broker.bootstrap), port(&broker.admin));
