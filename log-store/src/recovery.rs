@@ -237,7 +237,8 @@ fn check_vital(
     }
     Err(LogStoreError::Refused(format!(
         "{} and its copy are both damaged where they tell of {what}, without which nothing can be served. Nothing was \
-         changed: restore the data directory from a backup, or start from an empty one and let the other replicas fill it",
+         changed: restore the data directory from a backup, or start from an empty one and let the other replicas \
+         fill it",
         data.join(CHECKPOINT).display()
     )))
 }

@@ -98,8 +98,8 @@ impl fmt::Debug for Files {
 }
 
 impl Files {
-    /// Starts the threads. `damaged`: groups that recovery could not read, kept as they are in each checkpoint until they are
-    /// forgotten.
+    /// Starts the threads. `damaged`: groups that recovery could not read, kept as they are in each checkpoint until
+    /// they are forgotten.
     pub(crate) fn start(
         disk: Arc<dyn Disk>,
         data_dir: PathBuf,

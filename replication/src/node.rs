@@ -230,8 +230,8 @@ impl Node {
         let mut image = MetadataImage::default();
         image.catch_up(&metadata).map_err(|error| {
             ReplicationError::Storage(format!(
-                "the cluster's metadata cannot be read, and without it nothing can be served ({error}): restore the data \
-                 directory from a backup, or start from an empty one and let the other replicas fill it"
+                "the cluster's metadata cannot be read, and without it nothing can be served ({error}): restore the \
+                 data directory from a backup, or start from an empty one and let the other replicas fill it"
             ))
         })?;
         let Opening { raft_config, revive, .. } = opening;
@@ -256,8 +256,8 @@ impl Node {
         Ok(node)
     }
 
-    /// Brings what recovery found and what the metadata says together. Of what is `lost` recovery knows no more than that
-    /// it was there.
+    /// Brings what recovery found and what the metadata says together. Of what is `lost` recovery knows no more than
+    /// that it was there.
     async fn settle(
         self: &Arc<Self>,
         mut opened: HashMap<ReplicaId, Arc<Partition>>,
@@ -310,7 +310,8 @@ impl Node {
         let reason = "the checkpoint and its copy are both damaged where they tell of this partition";
         tracing::error!(
             topic = %topic.name, partition, reason,
-            "partition is offline: nothing of it was removed, restore the data directory from a backup or delete the topic"
+            "partition is offline: nothing of it was removed, restore the data directory from a backup or delete the \
+             topic"
         );
         let state = GroupState::new(replica, topic.id, topic.name.to_string(), partition);
         self.opening().offline(&state, self.lane(), reason)
@@ -624,8 +625,8 @@ impl Node {
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Another name for the directory of a partition that is given up: `<topic>-<n>.<unique>-delete`, as Kafka calls it,
-    /// its topic shortened where the name would be too long.
+    /// Another name for the directory of a partition that is given up: `<topic>-<n>.<unique>-delete`, as Kafka calls
+    /// it, its topic shortened where the name would be too long.
     fn aside(&self, dir: &Path) -> PathBuf {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let (topic, partition) = name.rsplit_once('-').unwrap_or((&*name, "0"));
