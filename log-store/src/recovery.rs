@@ -82,6 +82,8 @@ pub enum Mutation {
     DirectoriesNotSynced,
     ClampForgotten,
     WalkSkipped,
+    SummaryTrusted,
+    IndexTrusted,
     RingNotMadeFirst,
     MetaFirst,
     NothingRescued,
@@ -147,6 +149,7 @@ pub fn recover(
     let disk = pool.disk().clone();
     let disk = &*disk;
     let mutation = options.mutation;
+    pool.plant(mutation);
     let data = directory.path().to_owned();
     let before = load(disk, directory)?;
     if let (Some(checkpoint), Some(vital)) = (&before, options.vital) {

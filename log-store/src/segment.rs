@@ -16,7 +16,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -32,6 +32,7 @@ use crate::{
     raft_file::{
         IndexSums, RAFT_ORDINALS_AT, RaftFileError, RaftHead, RaftSummary, SegmentOwner, SegmentStats,
     },
+    recovery::Mutation,
     time_index::{TIME_ENTRY_BYTES, TimeIndex, TimeIndexEntry},
 };
 
@@ -58,6 +59,7 @@ pub struct SegmentPool {
     limits: PoolLimits,
     next_key: AtomicU64,
     open: Mutex<OpenSegments>,
+    mutation: OnceLock<Mutation>,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +73,23 @@ struct OpenSegments {
 impl SegmentPool {
     /// An empty pool.
     pub fn new(disk: Arc<dyn Disk>, limits: PoolLimits) -> Arc<Self> {
-        Arc::new(Self { disk, limits, next_key: AtomicU64::new(0), open: Mutex::default() })
+        Arc::new(Self {
+            disk,
+            limits,
+            next_key: AtomicU64::new(0),
+            open: Mutex::default(),
+            mutation: OnceLock::new(),
+        })
+    }
+
+    /// A test plants a bug.
+    pub(crate) fn plant(&self, bug: Mutation) {
+        // the first recovery of a node is the only one
+        _ = self.mutation.set(bug);
+    }
+
+    pub(crate) fn planted(&self, bug: Mutation) -> bool {
+        self.mutation.get().is_some_and(|planted| planted.planted(bug))
     }
 
     /// The disk.
@@ -646,12 +664,13 @@ impl Segment {
         let sums = summary.sums;
         let read = |extension: &str, entries: u32, entry_bytes: usize, crc: u32| {
             let bytes = read_file(&*self.pool.disk, &self.file(extension))?.unwrap_or_default();
+            let crc = (!self.pool.planted(Mutation::IndexTrusted)).then_some(crc);
             Ok::<_, LogStoreError>(checked(bytes, entries as usize * entry_bytes, crc, summary.sealed))
         };
         let offsets = read("index", sums.offset_entries, OFFSET_ENTRY_BYTES, sums.offset_crc)?;
         let times = read("timeindex", sums.time_entries, TIME_ENTRY_BYTES, sums.time_crc)?;
         let ordinals_len = sums.offset_entries as usize * ORDINAL_BYTES;
-        let ordinals = checked(raft.ordinals.clone(), ordinals_len, sums.ordinal_crc, summary.sealed);
+        let ordinals = checked(raft.ordinals.clone(), ordinals_len, Some(sums.ordinal_crc), summary.sealed);
         let (Some(offsets), Some(times), Some(ordinals)) = (offsets, times, ordinals) else {
             return Ok(None);
         };
@@ -741,14 +760,14 @@ pub(crate) struct RaftFile {
     ordinals: Vec<u8>,
 }
 
-/// The first `len` bytes, if they are there and have this CRC-32. Behind those of a sealed segment there is nothing; those
+/// The first `len` bytes, if they are there and have this CRC-32 (none: a planted bug). Behind those of a sealed segment there is nothing; those
 /// of the active one may go on, where its summary was not written any more.
-fn checked(mut bytes: Vec<u8>, len: usize, crc: u32, sealed: bool) -> Option<Vec<u8>> {
+fn checked(mut bytes: Vec<u8>, len: usize, crc: Option<u32>, sealed: bool) -> Option<Vec<u8>> {
     if bytes.len() < len || sealed && bytes.len() > len {
         return None;
     }
     bytes.truncate(len);
-    (crc32fast::hash(&bytes) == crc).then_some(bytes)
+    crc.is_none_or(|crc| crc32fast::hash(&bytes) == crc).then_some(bytes)
 }
 
 /// A file's content, or `None` where there is no such file.

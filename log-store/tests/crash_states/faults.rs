@@ -2,12 +2,16 @@
 
 use std::{path::Path, sync::Arc};
 
-use log_store::{LogStoreError, ReplicaId, recovery::Mutation};
+use log_store::{
+    LogStoreError, ReplicaId,
+    disk::{Access, Disk},
+    recovery::Mutation,
+};
 
 use crate::{
     compare,
     model::{Allowed, World},
-    node::{Bug, DATA, Node, start},
+    node::{Bug, DATA, INDEXED, Node, Started, start},
     recording::RecordingDisk,
 };
 
@@ -202,4 +206,88 @@ fn a_directory_that_may_not_be_read_takes_only_its_partition_offline() {
     lossy.deny(None);
     let mut started = start(&lossy, 3, Mutation::None).unwrap();
     assert!(compare(&lossy, &mut started, &world).is_err());
+}
+
+/// What the disk makes of the redo is not what was written: the walk finds it, this partition alone is offline, nothing of
+/// it is cut or removed, and it stays so, with its promised end, until the bytes are there again.
+///
+/// Proves: fault D12, fault D13 (what recovery itself writes).
+#[test]
+fn a_promised_batch_that_is_bad_takes_only_its_partition_offline() {
+    let (disk, world) = served();
+    let segment = Path::new(DATA).join("a-0/00000000000000000000.log");
+    let spoiled = |mutation| {
+        let disk = again(&disk);
+        disk.garble(Some(&segment));
+        let started = start(&disk, 2, mutation).unwrap();
+        disk.garble(None);
+        (disk, started)
+    };
+    let (bad, started) = spoiled(Mutation::None);
+    let end = |started: &Started| started.recovered.groups[0].state.end;
+    let promised = end(&started);
+    let open =
+        |started: &Started| started.recovered.groups.iter().map(|it| it.log.is_ok()).collect::<Vec<_>>();
+    assert_eq!(open(&started), [false, true]);
+    assert!(matches!(started.recovered.groups[0].log, Err(LogStoreError::Corrupt { .. })));
+    drop(started);
+    // the rounds are gone with the new checkpoint: what the partition promised is not
+    let len = |disk: &RecordingDisk| disk.open(&segment, Access::Read).unwrap().len().unwrap();
+    for salt in [3, 4] {
+        let started = start(&bad, salt, Mutation::None).unwrap();
+        assert_eq!((end(&started), len(&bad)), (promised, promised.position));
+    }
+    bad.rot(&segment, |bytes| *bytes.last_mut().unwrap() = !*bytes.last().unwrap());
+    let mut started = start(&bad, 5, Mutation::None).unwrap();
+    compare(&bad, &mut started, &world).expect("the bytes are back");
+    // the bug: a batch is believed because it was written
+    let (bad, mut started) = spoiled(Mutation::WalkSkipped);
+    assert_eq!(open(&started), [true, true]);
+    compare(&bad, &mut started, &world).expect_err("a bad batch is served");
+}
+
+/// Every byte of every index file rots in turn: what the log answers stays the same.
+///
+/// Proves: fault D15 (rot, over a recovery).
+#[test]
+fn a_rotten_index_is_made_anew() {
+    let disk = RecordingDisk::new(None, Allowed::default());
+    let started = start(&disk, 1, Mutation::None).unwrap();
+    let mut node = Node::new(&disk, started, World::default(), Bug::None);
+    node.create(INDEXED).unwrap();
+    for fill in 0..14 {
+        node.append(&[(A, vec![9000, 0], false)], fill).unwrap();
+    }
+    // one whose last entries no file tells of
+    node.checkpoint().unwrap();
+    node.append(&[(A, vec![350, 360], false)], 9).unwrap();
+    let world = node.world.clone();
+    let (mut rotten, mut misled) = (0, 0);
+    let indexes = disk.paths();
+    let indexes: Vec<_> = indexes
+        .iter()
+        .filter(|path| {
+            path.extension().is_some_and(|it| ["index", "timeindex", "raft"].iter().any(|name| it == *name))
+        })
+        .collect();
+    assert_eq!(indexes.len(), 6, "{indexes:?}");
+    for path in indexes {
+        let len = disk.open(path, Access::Read).unwrap().len().unwrap();
+        for at in 0..len as usize {
+            let bad = again(&disk);
+            bad.rot(path, |bytes| bytes[at] ^= 1 << (at % 8));
+            rotten += 1;
+            let repaired = again(&bad);
+            let mut started = start(&repaired, 2, Mutation::None).unwrap();
+            compare(&repaired, &mut started, &world)
+                .unwrap_or_else(|difference| panic!("byte {at} of {}: {difference}", path.display()));
+            // the bug: an index is believed because it is there
+            let trusting = start(&bad, 2, Mutation::IndexTrusted);
+            misled += usize::from(match trusting {
+                Ok(mut started) => compare(&bad, &mut started, &world).is_err(),
+                Err(_) => true,
+            });
+        }
+    }
+    assert!(rotten > 300 && misled > 0, "{rotten} rotten bytes, {misled} misled");
 }

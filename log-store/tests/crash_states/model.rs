@@ -16,6 +16,25 @@ pub(crate) struct ModelEntry {
     pub(crate) records: i64,
 }
 
+impl ModelEntry {
+    /// Where the log's start moves, if that is what the entry says.
+    pub(crate) fn trim(&self) -> Option<i64> {
+        (self.records == 0).then(|| trim_of(&self.bytes)).flatten()
+    }
+}
+
+/// The content of an entry, or of a snapshot, that moves the log's start.
+pub(crate) fn trim_to(log_start: i64) -> Bytes {
+    Bytes::from(format!("{TRIM}{log_start}"))
+}
+
+/// What [`trim_to`] wrote.
+pub(crate) fn trim_of(bytes: &[u8]) -> Option<i64> {
+    str::from_utf8(bytes).ok()?.strip_prefix(TRIM)?.parse().ok()
+}
+
+const TRIM: &str = "the log starts at ";
+
 /// A replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ModelGroup {
@@ -31,6 +50,12 @@ pub(crate) struct ModelGroup {
 impl ModelGroup {
     pub(crate) fn last(&self) -> Option<LogId> {
         self.entries.last().map(|entry| entry.log_id).or(self.floor)
+    }
+
+    /// First readable offset: what is left of snapshots and trims says it, and no checkpoint may say more.
+    pub(crate) fn log_start(&self) -> i64 {
+        let trims = self.entries.iter().filter_map(ModelEntry::trim);
+        trims.chain(trim_of(&self.snapshot)).max().unwrap_or(0)
     }
 
     pub(crate) fn next_offset(&self) -> i64 {

@@ -23,7 +23,7 @@ use log_store::{
 use uuid::Uuid;
 
 use crate::{
-    model::{Allowed, ModelEntry, ModelGroup, World},
+    model::{Allowed, ModelEntry, ModelGroup, World, trim_to},
     recording::RecordingDisk,
 };
 
@@ -57,6 +57,8 @@ pub(crate) enum Bug {
     CheckpointBeforeNames,
     /// Checkpoint: files of the ring are used again before the checkpoint is durable.
     ReleaseBeforeCheckpoint,
+    /// Durability rule 4: the log's start moves, and is checkpointed, while the entry that says so is only queued.
+    TrimBeforeItsEntry,
 }
 
 /// A batch of `records` records with these bytes.
@@ -81,8 +83,12 @@ pub(crate) fn batch(bytes: Bytes, records: i32) -> RecordBatch {
     batch
 }
 
-pub(crate) fn config() -> LogConfig {
-    LogConfig { segment_bytes: SEGMENT_BYTES, index_interval_bytes: 300, ..LogConfig::default() }
+/// The topic whose segments are large enough for entries in their indexes.
+pub(crate) const INDEXED: &str = "indexed";
+
+fn config(topic: &str) -> LogConfig {
+    let segment_bytes = if topic == INDEXED { 100_000 } else { SEGMENT_BYTES };
+    LogConfig { segment_bytes, ..LogConfig::default() }
 }
 
 /// What recovery made of a disk.
@@ -108,7 +114,7 @@ pub(crate) fn start(disk: &RecordingDisk, salt: u64, mutation: Mutation) -> Resu
         wal_file_bytes: WAL_FILE_BYTES,
         salt,
         now_ms: 5000,
-        config: &|_| config(),
+        config: &|state| config(&state.topic),
         progress: &mut |_| {},
         vital: None,
         mutation,
@@ -400,12 +406,61 @@ impl Node {
         log.cut_files(&mut self.dirty)
     }
 
-    /// All that is in the log is committed.
+    /// All that is in the log is committed, and applied.
     pub(crate) fn commit(&mut self, replica: ReplicaId) {
         if let Some(last) = self.last(replica) {
             self.committed.insert(replica, last);
             self.logs[&replica].applied(last);
+            self.logs[&replica].set_log_start(self.world.groups[&replica].log_start());
         }
+    }
+
+    /// The log's start moves to entry number `keep` (to the end where there is none): an entry of its own, and once that
+    /// is applied, whole segments below the start go, by a snapshot and a purge.
+    pub(crate) fn trim(&mut self, replica: ReplicaId, keep: usize) -> Result<(), LogStoreError> {
+        let group = &self.world.groups[&replica];
+        let log_start = group.entries.get(keep).map_or(group.next_offset(), |entry| entry.offset);
+        let log = Arc::clone(&self.logs[&replica]);
+        if log_start <= log.log_start() {
+            return Ok(());
+        }
+        let last = group.last().unwrap_or(LogId { term: 1, index: 0 });
+        let log_id = LogId { term: last.term, index: group.last().map_or(0, |last| last.index + 1) };
+        let payload = trim_to(log_start);
+        let mut pending = self.pending();
+        let model = pending.next.groups.get_mut(&replica).expect("a replica");
+        let offset = model.next_offset();
+        model.entries.push(ModelEntry { log_id, offset, bytes: payload.clone(), records: 0 });
+        let mut queue = Vec::new();
+        log.append([Entry::Control { log_id, payload }], 1000, &mut queue);
+        for write in queue {
+            let (log_id, record) = record(replica, write);
+            log.written(log_id.index);
+            pending.records.push(record);
+            pending.durable.push((replica, log_id));
+        }
+        if self.bug == Bug::TrimBeforeItsEntry {
+            log.set_log_start(log_start);
+            self.checkpoint()?;
+        }
+        self.round(pending)?;
+        self.commit(replica);
+        self.release(replica)
+    }
+
+    /// Gives up the whole segments below the log's start.
+    fn release(&mut self, replica: ReplicaId) -> Result<(), LogStoreError> {
+        let log = &self.logs[&replica];
+        let segments = log.segments();
+        let start = log.log_start();
+        let kept = segments.iter().position(|segment| segment.active || segment.end_offset > start);
+        let Some(kept) = kept.filter(|kept| *kept > 0) else { return Ok(()) };
+        let group = &self.world.groups[&replica];
+        let behind = segments[kept].first_index.unwrap_or(u64::MAX);
+        let Some(keep) = group.entries.iter().rposition(|entry| entry.log_id.index < behind) else {
+            return Ok(());
+        };
+        self.purge_to(replica, keep, Some(trim_to(start)))
     }
 
     /// The floor rises to just below entry number `keep`, as far as that is committed.
@@ -415,11 +470,29 @@ impl Node {
         if self.committed.get(&replica).is_none_or(|committed| *committed < floor) {
             return Ok(());
         }
+        // a trim that is purged is in a snapshot
+        let trimmed = group.entries[..=keep].iter().any(|entry| entry.trim().is_some());
+        let snapshot = trimmed.then(|| trim_to(group.log_start()));
+        self.purge_to(replica, keep, snapshot)
+    }
+
+    /// The floor rises to entry number `keep`.
+    fn purge_to(
+        &mut self,
+        replica: ReplicaId,
+        keep: usize,
+        snapshot: Option<Bytes>,
+    ) -> Result<(), LogStoreError> {
+        let floor = self.world.groups[&replica].entries[keep].log_id;
         let (offset, files) = self.logs[&replica].purge(floor)?;
         if self.bug == Bug::UnlinkBeforePurge {
             self.unlink(&files)?;
         }
         let mut pending = self.pending();
+        if let Some(snapshot) = snapshot {
+            pending.records.push(WalRecord::Snapshot { replica, snapshot: snapshot.clone() });
+            pending.next.groups.get_mut(&replica).expect("a replica").snapshot = snapshot;
+        }
         pending.records.push(WalRecord::Purge { replica, floor, offset });
         let model = pending.next.groups.get_mut(&replica).expect("a replica");
         model.floor_offset = model.entries.get(keep + 1).map_or(model.next_offset(), |entry| entry.offset);
@@ -449,7 +522,7 @@ impl Node {
             Some(base) if gap == 0 => base,
             _ => group.next_offset() + gap as i64,
         };
-        let snapshot = Bytes::from(format!("snapshot at {next_offset}"));
+        let snapshot = trim_to(next_offset);
         let files = self.logs[&replica].install(log_id, next_offset)?;
         let mut pending = self.pending();
         pending.records.push(WalRecord::Installed {
@@ -514,7 +587,7 @@ impl Node {
         states.fold(&record)?;
         let state = states.get(replica).expect("just created").clone();
         let dir = Path::new(DATA).join(state.directory());
-        let log = Log::create(&self.pool, &dir, &state, config())?;
+        let log = Log::create(&self.pool, &dir, &state, config(topic))?;
         pending.records.push(record);
         self.logs.insert(replica, log);
         self.round(pending)
@@ -545,7 +618,7 @@ impl Node {
                 let last = state.end.last.unwrap_or(LogId { term: 1, index: 0 });
                 state.committed = Some(LogId { index: last.index + 3, ..last });
             } else {
-                state.clamp(committed, state.log_start);
+                state.clamp(committed, self.logs[&state.replica].log_start());
             }
         }
         let dirty = std::mem::take(&mut self.dirty);

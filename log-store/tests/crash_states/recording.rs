@@ -352,6 +352,8 @@ struct State {
     space: Option<usize>,
     /// Nothing under it may be opened.
     denied: Option<PathBuf>,
+    /// The last byte of each write to it turns into another.
+    garbled: Option<PathBuf>,
 }
 
 /// The disk. Clones are the same disk.
@@ -363,7 +365,15 @@ pub(crate) struct RecordingDisk {
 impl RecordingDisk {
     pub(crate) fn new(files: Option<Files>, allowed: Allowed) -> Self {
         let files = files.unwrap_or_else(Files::new);
-        let state = State { files, allowed, points: None, syncs_left: None, space: None, denied: None };
+        let state = State {
+            files,
+            allowed,
+            points: None,
+            syncs_left: None,
+            space: None,
+            denied: None,
+            garbled: None,
+        };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -408,6 +418,11 @@ impl RecordingDisk {
     /// Refuses to open anything under this path from now on.
     pub(crate) fn deny(&self, path: Option<&Path>) {
         self.state().denied = path.map(Path::to_owned);
+    }
+
+    /// Spoils what is written to this file from now on, without a word.
+    pub(crate) fn garble(&self, path: Option<&Path>) {
+        self.state().garbled = path.map(Path::to_owned);
     }
 
     /// Every file with its bytes, for comparing.
@@ -593,8 +608,13 @@ impl DiskFile for RecordingFile {
     }
 
     fn write_all_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
-        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         let mut state = self.disk.state();
+        if state.garbled.as_ref() == Some(&self.path)
+            && let Some(last) = bytes.last_mut()
+        {
+            *last = !*last;
+        }
         state.point(format!("write {} bytes at {position} of {}", bytes.len(), self.name()));
         let Node::File { now, .. } = &state.files.nodes[self.node] else { panic!("a directory") };
         let mut fits = bytes.len();
