@@ -5,8 +5,9 @@
 //!   write, set_len ---> pages and length of the file, in memory --sync------> real file
 //!   make, rename, remove -> names of the directory, in memory ---sync_dir--> real names
 //! ```
-//! Write-back may happen at any time and in any order, so with a seed some pages reach their file at once: then a kill
-//! leaves a random subset. A file whose name is not durable yet keeps what was synced of it in memory, for on a real
+//! Write-back may happen at any time and in any order, so with a seed some pages, sectors of pages, lengths and names reach
+//! the real files at once: then a kill leaves a random part of what was not synced. Names arrive in the order in which they
+//! were changed, as a journal has them; that each may come alone is for the enumeration of crash states. A file whose name is not durable yet keeps what was synced of it in memory, for on a real
 //! disk too it would be there but nowhere to be found. Syncs of the system are left out: a killed process does not lose
 //! the page cache, so they would only cost time.
 
@@ -28,11 +29,13 @@ use bytes::Bytes;
 use super::{Access, Advice, DirEntry, Disk, DiskFile, RealDisk};
 
 const PAGE: u64 = 4096;
+/// What a disk writes whole.
+const SECTOR: usize = 512;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OverlayFaults {
-    /// Lets some pages, chosen from this seed, reach their file before any sync; 0 keeps all of them back.
+    /// Lets some of what was written, chosen from this seed, reach the disk before any sync; 0 keeps all of it back.
     pub write_back_seed: u64,
     /// This sync, counted from 1 over the life of the process, fails once and loses what it should have written.
     pub fail_sync: Option<u64>,
@@ -265,25 +268,49 @@ impl State {
         self.write_back_some(id)
     }
 
-    /// Lets a random page reach the file before its time.
-    fn write_back_some(&mut self, id: NodeId) -> io::Result<()> {
-        if self.random == 0 || self.real_path(id).is_none() {
-            return Ok(());
+    /// The next random number; `None` where nothing reaches the disk before its time.
+    fn chance(&mut self) -> Option<u64> {
+        if self.random == 0 {
+            return None;
         }
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        if !self.random.is_multiple_of(3) {
+        Some(self.random >> 8)
+    }
+
+    /// Lets something of a file reach the disk before its time: a page, whole or some of its sectors, also behind what is
+    /// durable; or the length, with zeros where it grew. What the process sees stays as it is: the page is still unsynced.
+    fn write_back_some(&mut self, id: NodeId) -> io::Result<()> {
+        let Some(chance) = self.chance().filter(|chance| chance % 8 < 3) else { return Ok(()) };
+        if self.real_path(id).is_none() {
             return Ok(());
         }
-        let chosen = (self.random >> 8) as usize;
-        let real = self.real(id)?;
+        let Some(real) = self.real(id)? else { return Ok(()) };
         let file = self.file(id)?;
-        // a page beyond what is durable would be nothing without the length
-        let durable: Vec<u64> =
-            file.pages.keys().copied().filter(|page| (page + 1) * PAGE <= file.valid).collect();
-        if let (Some(real), Some(page)) = (real, durable.get(chosen % durable.len().max(1))) {
-            real.write_all_at(&file.pages[page], page * PAGE)?;
+        if chance % 8 == 0 {
+            // what was cut since and grew again shows nothing of before
+            real.set_len(file.valid)?;
+            return real.set_len(file.len);
+        }
+        let chosen = (chance >> 3) as usize % file.pages.len().max(1);
+        let Some((page, content)) = file.pages.iter().nth(chosen) else { return Ok(()) };
+        let sectors = if chance >> 16 & 1 == 0 { u8::MAX } else { (chance >> 17) as u8 };
+        let from = page * PAGE;
+        let len = (file.len - from).min(PAGE) as usize;
+        for at in (0..len).step_by(SECTOR).filter(|at| sectors >> (at / SECTOR) & 1 == 1) {
+            real.write_all_at(&content[at..len.min(at + SECTOR)], from + at as u64)?;
+        }
+        Ok(())
+    }
+
+    /// A name was changed: as with a file system's journal, some of the changes up to this one may be durable already.
+    fn change_name(&mut self, change: NameChange) -> io::Result<()> {
+        self.changes.push(change);
+        let Some(chance) = self.chance().filter(|chance| chance % 4 == 0) else { return Ok(()) };
+        let arrived = (chance >> 2) as usize % (self.changes.len() + 1);
+        for change in self.changes.drain(..arrived).collect::<Vec<_>>() {
+            self.make_durable(change)?;
         }
         Ok(())
     }
@@ -304,7 +331,7 @@ impl State {
         }
         file.len = len;
         file.valid = file.valid.min(len);
-        Ok(())
+        self.write_back_some(id)
     }
 
     fn sync(&mut self, id: NodeId) -> io::Result<()> {
@@ -420,7 +447,7 @@ impl Disk for OverlayDisk {
                 let (dir, name) = state.place(path)?;
                 let node = state.add(Node::File(FileNode::default()), None);
                 state.names(dir)?.insert(name.clone(), node);
-                state.changes.push(NameChange::Link(dir, name, node));
+                state.change_name(NameChange::Link(dir, name, node))?;
                 node
             }
         };
@@ -440,8 +467,7 @@ impl Disk for OverlayDisk {
         _ = state.child(to_dir, &new)?;
         state.names(from_dir)?.remove(&old);
         state.names(to_dir)?.insert(new.clone(), node);
-        state.changes.push(NameChange::Rename(from_dir, to_dir, new, node));
-        Ok(())
+        state.change_name(NameChange::Rename(from_dir, to_dir, new, node))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -449,8 +475,7 @@ impl Disk for OverlayDisk {
         let node = state.find(path)?;
         let (dir, name) = state.place(path)?;
         state.names(dir)?.remove(&name);
-        state.changes.push(NameChange::Unlink(dir, name, node));
-        Ok(())
+        state.change_name(NameChange::Unlink(dir, name, node))
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
@@ -470,8 +495,7 @@ impl Disk for OverlayDisk {
         let (dir, name) = state.place(path)?;
         let node = state.add(Node::Dir(Names::new()), None);
         state.names(dir)?.insert(name.clone(), node);
-        state.changes.push(NameChange::Link(dir, name, node));
-        Ok(())
+        state.change_name(NameChange::Link(dir, name, node))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -631,9 +655,11 @@ mod tests {
             random ^= random << 17;
             random % bound
         };
-        for _ in 0..40 {
+        for run in 0..80 {
             let (over, real) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-            let overlay = OverlayDisk::new(OverlayFaults::default());
+            // in every other run some of it reaches the files early, and nobody sees a difference
+            let faults = OverlayFaults { write_back_seed: run % 2 * run, ..OverlayFaults::default() };
+            let overlay = OverlayDisk::new(faults);
             let disks: [(&dyn Disk, &Path); 2] = [(&overlay, over.path()), (&RealDisk, real.path())];
             for _ in 0..60 {
                 let name = format!("d/{}", below(4));
@@ -698,6 +724,39 @@ mod tests {
         assert!(path.exists() && !overlay.exists(&path).unwrap());
         overlay.sync_dir(dir.path()).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn with_a_seed_a_kill_leaves_a_part_of_what_was_not_synced() {
+        let (mut lost, mut whole, mut torn, mut zeros, mut named, mut removed) = (0, 0, 0, 0, 0, 0);
+        for seed in 1..500 {
+            let dir = tempfile::tempdir().unwrap();
+            let overlay =
+                OverlayDisk::new(OverlayFaults { write_back_seed: seed, ..OverlayFaults::default() });
+            let path = |name| dir.path().join(name);
+            let file = overlay.open(&path("file"), Access::Write).unwrap();
+            file.write_all_at(&[IoSlice::new(&[1; 512])], 0).unwrap();
+            file.sync().unwrap();
+            overlay.open(&path("gone"), Access::Write).unwrap();
+            overlay.sync_dir(dir.path()).unwrap();
+            file.write_all_at(&[IoSlice::new(&[2; 3000])], 512).unwrap();
+            overlay.open(&path("new"), Access::Write).unwrap();
+            overlay.remove_file(&path("gone")).unwrap();
+            let left = fs::read(path("file")).unwrap();
+            let (synced, behind) = left.split_at(512);
+            assert!(synced.iter().all(|byte| *byte == 1), "seed {seed}: a synced byte is gone");
+            match behind.iter().filter(|byte| **byte == 2).count() {
+                0 if behind.is_empty() => lost += 1,
+                0 => zeros += 1,
+                3000 => whole += 1,
+                _ => torn += 1,
+            }
+            named += usize::from(path("new").exists());
+            removed += usize::from(!path("gone").exists());
+            assert!(path("new").exists() || path("gone").exists(), "seed {seed}: names come in their order");
+        }
+        let seen = [lost, whole, torn, zeros, named, removed];
+        assert!(seen.iter().all(|count| *count > 5), "{seen:?}");
     }
 
     #[test]
