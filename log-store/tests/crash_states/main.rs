@@ -800,7 +800,7 @@ fn setting(name: &str, default: usize) -> usize {
 
 /// Looks for a planted bug from several seeds on: which states are sampled is chance. Whether it was missed.
 fn misses(bug: Bug, mutation: Mutation) -> bool {
-    (3..7).all(|seed| match enumerate(seed, 40_000, bug, mutation) {
+    (3..7).all(|seed| match enumerate(seed, 60_000, bug, mutation) {
         Ok(_) => true,
         Err(failure) => {
             println!("{bug:?} {mutation:?}: {failure}");
@@ -812,6 +812,8 @@ fn misses(bug: Bug, mutation: Mutation) -> bool {
 /// Runs scripts until enough distinct states are recovered or an illegal one is found.
 fn enumerate(seed: u64, wanted: usize, bug: Bug, mutation: Mutation) -> Result<usize, String> {
     let mut scripts = focused();
+    // every focused script has its turn, and a few random ones
+    let turn = wanted / (scripts.len() + 4) + 50;
     let mut total = Enumeration::new(seed, 0, bug, mutation);
     let mut number = 0;
     while total.distinct.len() < wanted {
@@ -820,7 +822,7 @@ fn enumerate(seed: u64, wanted: usize, bug: Bug, mutation: Mutation) -> Result<u
         } else {
             random_script(&mut Random::new(seed * 1_000_003 + number as u64))
         };
-        total.wanted = wanted.min(total.distinct.len() + wanted / 20 + 50);
+        total.wanted = wanted.min(total.distinct.len() + turn);
         total.judged.clear();
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| total.run(&script)));
         let failure = match run {
