@@ -72,7 +72,8 @@ struct Lane {
     sent: usize,
 }
 
-/// Produces into all partitions until `stop`, then until everything is answered. Notes every value in the history.
+/// Produces into all partitions until `stop`, then until everything is answered. Notes every value in the history, and when
+/// each batch was acknowledged.
 pub(crate) fn produce(
     bootstrap: &str,
     producer: u32,
@@ -80,6 +81,7 @@ pub(crate) fn produce(
     seed: u64,
     stop: &AtomicBool,
     history: &Mutex<History>,
+    acks: &Mutex<Vec<Instant>>,
 ) {
     let mut random = Random::new(seed);
     let identity = insist(bootstrap, |connection| {
@@ -100,7 +102,7 @@ pub(crate) fn produce(
     while deadline_after_stop(stopped) {
         let finished = insist(bootstrap, |connection| {
             lanes.iter_mut().for_each(|lane| lane.sent = 0);
-            Ok(talk(connection, producer, identity, &mut lanes, &mut random, stop, history))
+            Ok(talk(connection, producer, identity, &mut lanes, &mut random, stop, (history, acks)))
         });
         if finished {
             return;
@@ -120,7 +122,7 @@ fn talk(
     lanes: &mut [Lane],
     random: &mut Random,
     stop: &AtomicBool,
-    history: &Mutex<History>,
+    (history, acks): (&Mutex<History>, &Mutex<Vec<Instant>>),
 ) -> bool {
     const VERSION: i16 = 9;
     let mut awaited: VecDeque<usize> = VecDeque::new();
@@ -157,6 +159,7 @@ fn talk(
         assert_eq!(answer.index, partition as i32, "answers out of order");
         match answer.error_code {
             0 => {
+                acks.lock().expect("the acknowledgements").push(Instant::now());
                 let lane = &mut lanes[partition];
                 lane.sent -= 1;
                 let batch = lane.in_flight.pop_front().expect("a batch in flight");
