@@ -12,23 +12,34 @@ use std::{
     time::Duration,
 };
 
-use log_store::{LogId, Vote, checkpoint::Checkpoint, config::LogConfig, disk::RealDisk};
+use log_store::{
+    LogId, Vote,
+    checkpoint::Checkpoint,
+    config::LogConfig,
+    disk::{
+        RealDisk,
+        overlay::{OverlayDisk, OverlayFaults},
+    },
+    wal::RING_FILES,
+};
 use openraft::{
     RaftLogReader,
     storage::{RaftLogStorage, RaftStateMachine},
 };
+use tokio::sync::oneshot;
 
 use crate::{
     Acks, Completion, CompletionQueue, Node, Partition, ReplicationError,
     entry::{to_raft, vote_to_raft},
     files::{Files, Job},
-    flusher::{Fatal, Faults, Mutation},
+    flusher::{Fatal, Faults, Mutation, Work},
     metadata::{MetadataError, NewTopic},
+    node::Opened,
     raft_log::RaftLog,
     snapshot::SnapshotContents,
     state_machine::StateMachine,
     test_disk::{Event, TestDisk},
-    tests::{Clock, batch, one_record_batch, options_on, partition, until},
+    tests::{Clock, batch, one_record_batch, options_on, partition, reopened, until, values},
 };
 
 /// Whether a rule held, or how it was seen broken.
@@ -42,18 +53,78 @@ struct Bench {
     dir: tempfile::TempDir,
 }
 
+/// A small file of the ring, which takes one large batch.
+const SMALL_FILE: u64 = 64 << 10;
+const LARGE_BATCH: usize = 40 << 10;
+
 impl Bench {
     async fn new(mutation: Mutation) -> Self {
+        let small_segments = LogConfig { segment_bytes: 400, ..LogConfig::default() };
+        Self::on(TestDisk::default(), 4 << 20, small_segments, mutation).await
+    }
+
+    /// Over a disk that keeps nothing but what was synced, and with a small ring.
+    async fn with_power_cuts(mutation: Mutation) -> Self {
+        let disk = TestDisk::over(Arc::new(OverlayDisk::new(OverlayFaults::default())));
+        Self::on(disk, SMALL_FILE, LogConfig::default(), mutation).await
+    }
+
+    async fn on(disk: TestDisk, wal_file_bytes: u64, log_defaults: LogConfig, mutation: Mutation) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let disk = TestDisk::default();
         let fatal = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&fatal);
         let mut faults = Faults::new(Arc::new(move |_| _ = counted.fetch_add(1, Ordering::SeqCst)));
         faults.mutation = mutation;
         let mut options = options_on(Arc::new(disk.clone()), dir.path(), &Clock::new());
-        options.log_defaults = LogConfig { segment_bytes: 400, ..LogConfig::default() };
+        options.wal_file_bytes = wal_file_bytes;
+        options.log_defaults = log_defaults;
         let node = Node::start_with(options, faults).await.unwrap();
         Self { disk, node, fatal, dir }
+    }
+
+    /// The files of the ring.
+    fn ring(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.dir.path().join("wal")).unwrap();
+        files.map(|file| file.unwrap().path()).filter(|path| is_wal(path)).collect()
+    }
+
+    /// Waits until a sync is held.
+    async fn held_sync(&self) {
+        let disk = self.disk.clone();
+        tokio::task::spawn_blocking(move || disk.await_held_sync()).await.unwrap();
+    }
+
+    /// What a power cut leaves now, started again: whether all that was acknowledged, by topic and value, is there. Of
+    /// the writes to the write-ahead log that no sync followed those reach the disk of which `arrives` says so.
+    async fn survives_power_cut(
+        &self,
+        acknowledged: &[(&'static str, String)],
+        arrives: impl Fn(usize) -> bool,
+    ) -> Seen {
+        let left = tempfile::tempdir().unwrap();
+        copy_directory(self.dir.path(), left.path());
+        for (number, (path, position, bytes)) in self.disk.unsynced().into_iter().enumerate() {
+            if arrives(number) {
+                let file = left.path().join(path.strip_prefix(self.dir.path()).unwrap());
+                let file = std::fs::File::options().write(true).open(file).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&file, &bytes, position).unwrap();
+            }
+        }
+        let mut options = options_on(Arc::new(RealDisk), left.path(), &Clock::new());
+        options.wal_file_bytes = SMALL_FILE;
+        let node = Node::start(options).await.map_err(|error| format!("no start: {error}"))?;
+        let missing = acknowledged.iter().find_map(|(topic, value)| {
+            let partition = reopened(&node, topic);
+            match partition.offsets() {
+                Err(error) => Some(format!("{topic}: {error}")),
+                Ok(_) => {
+                    let lost = !values(&partition, 0).iter().any(|(_, found)| found == value);
+                    lost.then(|| format!("{topic} lost {}", &value[..value.len().min(20)]))
+                }
+            }
+        });
+        node.abandon();
+        missing.map_or(Ok(()), Err)
     }
 
     fn log_files(&self, partition: &Partition) -> Vec<PathBuf> {
@@ -66,6 +137,35 @@ impl Bench {
         files.sort();
         files
     }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy_directory(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// A value of which one fills most of a round.
+fn large(number: usize) -> String {
+    format!("{number:<LARGE_BATCH$}")
+}
+
+/// Creates topics of one partition, in shared rounds.
+async fn partitions(bench: &Bench, topics: &[&str]) -> Vec<Arc<Partition>> {
+    let topic = |name: &&str| NewTopic {
+        name: name.to_string(),
+        partitions: vec![vec![1]],
+        configs: Default::default(),
+    };
+    let created = bench.node.create_topics(topics.iter().map(topic).collect(), false).await;
+    created.into_iter().map(|topic| bench.node.partition(topic.unwrap().id, 0).unwrap()).collect()
 }
 
 /// Lets every task that can go on do so.
@@ -108,6 +208,45 @@ async fn answers_wait_for_the_sync(mutation: Mutation) -> Seen {
     }
     bench.node.shutdown().await;
     Ok(())
+}
+
+/// 1: no byte of a round is written before the round in front of it is durable; else a power cut may leave the later
+/// one alone, which is damage, and no start.
+async fn no_round_overtakes_another(mutation: Mutation) -> Seen {
+    const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
+    let bench = Bench::with_power_cuts(mutation).await;
+    let partitions = partitions(&bench, &TOPICS).await;
+    // what the bug left unsynced until now
+    partitions[0].append_committed(batch(&["first"])).await.map_err(|error| error.to_string())?;
+    let queue = Arc::new(CompletionQueue::default());
+    bench.disk.hold_syncs(".wal");
+    let send = |token: usize, value: &str| {
+        partitions[token].append(
+            batch(&[value]),
+            Acks::All,
+            Completion::Queue(Arc::clone(&queue), token as u64),
+        );
+    };
+    send(0, "small");
+    bench.held_sync().await;
+    // behind it three that do not fit into one round
+    for token in 1..TOPICS.len() {
+        send(token, &large(token));
+    }
+    until("they are queued", || bench.node.flusher.stats().queued_bytes > 3 * LARGE_BATCH as u64).await;
+    let disk = bench.disk.clone();
+    tokio::task::spawn_blocking(move || disk.let_one_pass()).await.unwrap();
+    bench.held_sync().await;
+    let acknowledged = vec![("a", "first".to_owned()), ("a", "small".to_owned())];
+    let written = bench.disk.unsynced().len();
+    let mut seen = Ok(());
+    for subset in 0..1 << written {
+        let survives = bench.survives_power_cut(&acknowledged, |number| subset >> number & 1 == 1).await;
+        seen = seen.and(survives.map_err(|seen| format!("with rounds {subset:#b} of {written}: {seen}")));
+    }
+    bench.disk.release_syncs();
+    bench.node.shutdown().await;
+    seen
 }
 
 /// 2: a vote returns when its round is durable.
@@ -182,6 +321,94 @@ async fn a_checkpoint_is_never_above_its_log(mutation: Mutation) -> Seen {
     }
 }
 
+/// 4: a purge above the end of a log with records, which no snapshot stands for, is refused, and the node goes on.
+async fn a_purge_above_the_end_is_refused(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let orders = partition(&bench.node, "orders").await;
+    let (group, mut log) = filled(&bench, 3).await;
+    log.purges_beyond_end = mutation == Mutation::PurgedBeyondEnd;
+    let purged = log.purge(to_raft(LogId { term: 1, index: 9 })).await;
+    let (sender, reached) = oneshot::channel();
+    group.lane().push(Work::barrier(sender));
+    let after = match reached.await {
+        Ok(()) => orders.append_committed(one_record_batch()).await,
+        Err(_) => Err(ReplicationError::Stopping),
+    };
+    let fatal = bench.fatal.load(Ordering::SeqCst);
+    let Bench { node, dir, .. } = bench;
+    node.abandon();
+    drop((node, group, log, orders));
+    let options = options_on(Arc::new(RealDisk), dir.path(), &Clock::new());
+    let recovered = Opened::recover(&options).map_err(|error| error.to_string())?.recovered;
+    let kept = recovered.groups.iter().find(|group| group.state.topic == "suite").map(|group| &group.log);
+    match (&purged, kept) {
+        (Err(_), Some(Ok(log))) if after.is_ok() && fatal == 0 => {
+            assert_eq!((log.floor(), log.last_log_id()), (None, Some(LogId { term: 1, index: 2 })));
+            Ok(())
+        }
+        _ => Err(format!("{purged:?}, then {after:?}, {fatal} fatal errors; after a restart {kept:?}")),
+    }
+}
+
+/// Appends to "orders" until half of the ring is in use and a checkpoint begins; what was acknowledged.
+async fn append_until_checkpoint(
+    bench: &Bench,
+    orders: &Arc<Partition>,
+) -> Result<Vec<(&'static str, String)>, String> {
+    let mut acknowledged = Vec::new();
+    while !bench.node.flusher.is_checkpointing() {
+        let value = large(acknowledged.len());
+        orders.append_committed(batch(&[&value])).await.map_err(|error| error.to_string())?;
+        acknowledged.push(("orders", value));
+    }
+    Ok(acknowledged)
+}
+
+/// Checkpoint: its segments are durable before it is.
+async fn segments_are_durable_before_their_checkpoint(mutation: Mutation) -> Seen {
+    let bench = Bench::with_power_cuts(mutation).await;
+    let orders = partition(&bench.node, "orders").await;
+    bench.disk.hold_syncs(".log");
+    let acknowledged = append_until_checkpoint(&bench, &orders).await?;
+    bench.held_sync().await;
+    let seen = bench.survives_power_cut(&acknowledged, |_| true).await;
+    bench.disk.release_syncs();
+    bench.node.shutdown().await;
+    seen
+}
+
+/// Checkpoint: the ring's files are used again only once the checkpoint is durable.
+async fn files_are_free_once_the_checkpoint_is_durable(mutation: Mutation) -> Seen {
+    let bench = Bench::with_power_cuts(mutation).await;
+    const OTHERS: [&str; 5] = ["a", "b", "c", "d", "e"];
+    let orders = partition(&bench.node, "orders").await;
+    let others = partitions(&bench, &OTHERS).await;
+    bench.disk.hold_syncs("checkpoint.tmp");
+    let mut acknowledged = append_until_checkpoint(&bench, &orders).await?;
+    bench.held_sync().await;
+    // more than the ring takes: some of them wait until there is a checkpoint
+    let queue = Arc::new(CompletionQueue::default());
+    for (number, other) in others.iter().enumerate() {
+        let completion = Completion::Queue(Arc::clone(&queue), number as u64);
+        other.append(batch(&[&large(number)]), Acks::All, completion);
+    }
+    let mut finished = Vec::new();
+    until("the ring is full, or all are acknowledged", || {
+        queue.drain(&mut finished);
+        let whole = bench.ring().len() == RING_FILES;
+        finished.len() == OTHERS.len() || whole && bench.node.flusher.is_full(LARGE_BATCH)
+    })
+    .await;
+    for (number, result) in &finished {
+        result.clone().map_err(|error| error.to_string())?;
+        acknowledged.push((OTHERS[*number as usize], large(*number as usize)));
+    }
+    let seen = bench.survives_power_cut(&acknowledged, |_| true).await;
+    bench.disk.release_syncs();
+    bench.node.shutdown().await;
+    seen
+}
+
 /// 5: a file goes only after the record that makes it needless is durable.
 async fn files_go_after_their_purge(mutation: Mutation) -> Seen {
     let bench = Bench::new(mutation).await;
@@ -204,6 +431,33 @@ async fn files_go_after_their_purge(mutation: Mutation) -> Seen {
         Ok(())
     } else {
         Err(format!("{files:?} became {early:?} before the purge was durable"))
+    }
+}
+
+/// 2: an installed snapshot returns only once its round is durable.
+async fn an_installed_snapshot_waits_for_its_round(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let (group, _log) = filled(&bench, 3).await;
+    let mut machine = StateMachine::new(Arc::clone(&group));
+    let contents = SnapshotContents {
+        log_id: Some(LogId { term: 2, index: 40 }),
+        next_offset: 40,
+        log_start: 40,
+        ..SnapshotContents::default()
+    };
+    bench.disk.hold_syncs(".wal");
+    let installing =
+        tokio::spawn(async move { machine.install_snapshot(&contents.meta(), contents.clone()).await });
+    bench.held_sync().await;
+    settle().await;
+    let (early, files) = (installing.is_finished(), bench.log_files(&group).len());
+    bench.disk.release_syncs();
+    installing.await.unwrap().map_err(|error| error.to_string())?;
+    bench.node.abandon();
+    match (early, files) {
+        (true, _) => Err("a snapshot was installed before its round was durable".to_owned()),
+        (_, 0) => Err("its files went before its round was durable".to_owned()),
+        _ => Ok(()),
     }
 }
 
@@ -297,6 +551,42 @@ async fn a_failed_sync_is_final(mutation: Mutation) -> Seen {
 async fn rule_1_answers_wait_for_the_sync() {
     answers_wait_for_the_sync(Mutation::None).await.unwrap();
     answers_wait_for_the_sync(Mutation::AnswerBeforeSync).await.unwrap_err();
+}
+
+/// Proves: durability rule 1: a round written before the one in front of it is durable is found.
+#[tokio::test]
+async fn rule_1_no_round_overtakes_another() {
+    no_round_overtakes_another(Mutation::None).await.unwrap();
+    let seen = no_round_overtakes_another(Mutation::RoundBeforeRound).await.unwrap_err();
+    assert!(seen.contains("no start"), "{seen}");
+}
+
+/// Proves: durability rule 2: a snapshot that counts as installed before its round is durable is found.
+#[tokio::test]
+async fn rule_2_installed_snapshots_wait_for_the_sync() {
+    an_installed_snapshot_waits_for_its_round(Mutation::None).await.unwrap();
+    an_installed_snapshot_waits_for_its_round(Mutation::InstalledBeforeItsRound).await.unwrap_err();
+}
+
+/// Proves: durability rule 4: a purge above the end that is taken is found.
+#[tokio::test]
+async fn rule_4_a_purge_above_the_end_is_refused() {
+    a_purge_above_the_end_is_refused(Mutation::None).await.unwrap();
+    a_purge_above_the_end_is_refused(Mutation::PurgedBeyondEnd).await.unwrap_err();
+}
+
+/// Proves: the order of a checkpoint, fault P01: one written before its segments are durable is found.
+#[tokio::test]
+async fn a_checkpoint_follows_its_segments() {
+    segments_are_durable_before_their_checkpoint(Mutation::None).await.unwrap();
+    segments_are_durable_before_their_checkpoint(Mutation::CheckpointBeforeSegments).await.unwrap_err();
+}
+
+/// Proves: the order of a checkpoint, fault P01: files of the ring that are used again before it is durable are found.
+#[tokio::test]
+async fn the_ring_goes_round_behind_a_checkpoint() {
+    files_are_free_once_the_checkpoint_is_durable(Mutation::None).await.unwrap();
+    files_are_free_once_the_checkpoint_is_durable(Mutation::ReleaseBeforeCheckpoint).await.unwrap_err();
 }
 
 /// Proves: durability rule 2, fault R02: a vote answered before it is durable is found.

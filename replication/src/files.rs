@@ -89,6 +89,9 @@ pub(crate) struct Files {
     jobs: Mutex<Jobs>,
     job: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// A planted bug.
+    #[cfg(test)]
+    checkpoint_first: std::sync::atomic::AtomicBool,
 }
 
 impl fmt::Debug for Files {
@@ -116,6 +119,8 @@ impl Files {
             jobs: Mutex::default(),
             job: Condvar::new(),
             threads: Mutex::default(),
+            #[cfg(test)]
+            checkpoint_first: Default::default(),
         });
         let syncer = Arc::clone(&files);
         files.spawn("segment-sync", move || syncer.run_syncer())?;
@@ -248,8 +253,18 @@ impl Files {
 
     fn write_checkpoint(&self, request: &Request, dirty: &[Arc<Segment>]) -> Result<(), LogStoreError> {
         request.touched.iter().for_each(|partition| write_indexes(partition));
+        #[cfg(test)]
+        if self.checkpoint_first.load(std::sync::atomic::Ordering::SeqCst) {
+            request.checkpoint.write(&*self.disk, &self.data_dir)?;
+        }
         sync_segments(&*self.disk, &self.data_dir, dirty)?;
         request.checkpoint.write(&*self.disk, &self.data_dir)
+    }
+
+    /// The bug: checkpoints are written before their segments are synced.
+    #[cfg(test)]
+    pub(crate) fn write_checkpoints_first(&self) {
+        self.checkpoint_first.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 
     fn run_worker(&self) {

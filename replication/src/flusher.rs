@@ -311,13 +311,18 @@ impl Faults {
 pub(crate) enum Mutation {
     None,
     AnswerBeforeSync,
+    RoundBeforeRound,
     VotePastTheQueue,
+    InstalledBeforeItsRound,
     FileCutBeforeItsRecord,
     CheckpointUnclamped,
+    PurgedBeyondEnd,
     UnlinkedBeforePurge,
     InstalledBeforeFilesAreGone,
     ErrorSpreads,
     FailedSyncIgnored,
+    CheckpointBeforeSegments,
+    ReleaseBeforeCheckpoint,
 }
 
 /// The flusher of a node.
@@ -338,6 +343,9 @@ pub(crate) struct Flusher {
     rounds: AtomicU64,
     round_total_bytes: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Rounds that a mutant wrote and did not sync yet.
+    #[cfg(test)]
+    overtaken: Mutex<Vec<Round>>,
 }
 
 impl fmt::Debug for Flusher {
@@ -409,7 +417,13 @@ impl Flusher {
             rounds: AtomicU64::new(0),
             round_total_bytes: AtomicU64::new(0),
             threads: Mutex::default(),
+            #[cfg(test)]
+            overtaken: Mutex::default(),
         });
+        #[cfg(test)]
+        if flusher.faults.mutation == Mutation::CheckpointBeforeSegments {
+            flusher.files.write_checkpoints_first();
+        }
         for number in 0..2 {
             let this = Arc::clone(&flusher);
             let thread =
@@ -711,9 +725,51 @@ impl Flusher {
             self.answer(round);
             return Ok(());
         }
+        #[cfg(test)]
+        if self.faults.mutation == Mutation::RoundBeforeRound {
+            return self.sync_late(round);
+        }
         self.write(round)?;
         self.answer(round);
         Ok(())
+    }
+
+    /// The bug: writes the round, and as long as more is queued leaves its sync to the round behind it.
+    #[cfg(test)]
+    fn sync_late(self: &Arc<Self>, round: &mut Round) -> Result<(), LogStoreError> {
+        let mut durable = lock(&self.durable);
+        while !durable.wal.has_room(round.builder.padded_len()) {
+            self.make_room(&mut durable);
+            durable = wait(&self.room, durable);
+        }
+        durable.wal.write_overtaking(&mut round.builder)?;
+        let written = std::mem::replace(round, Round::new(durable.wal.builder()));
+        lock(&self.overtaken).push(written);
+        if !lock(&self.queue.state).work.is_empty() {
+            return Ok(());
+        }
+        durable.wal.sync()?;
+        for mut written in std::mem::take(&mut *lock(&self.overtaken)) {
+            for record in written.records.drain(..) {
+                durable.touched.insert(record.replica());
+                durable.shadow.fold(&record)?;
+            }
+            self.answer(&mut written);
+        }
+        self.make_room(&mut durable);
+        Ok(())
+    }
+
+    /// Whether a checkpoint is under way.
+    #[cfg(test)]
+    pub(crate) fn is_checkpointing(&self) -> bool {
+        lock(&self.durable).checkpointing
+    }
+
+    /// Whether a round of so many bytes has to wait for a checkpoint, once the ring is whole.
+    #[cfg(test)]
+    pub(crate) fn is_full(&self, bytes: usize) -> bool {
+        !lock(&self.durable).wal.has_room(bytes)
     }
 
     /// Makes the round durable and folds its records into the shadow.
@@ -818,6 +874,10 @@ impl Flusher {
             (Mutation::InstalledBeforeFilesAreGone, AfterDurable::Remove(_, sender)) => {
                 AfterDurable::Tell(sender)
             }
+            (Mutation::InstalledBeforeItsRound, AfterDurable::Remove(files, sender)) => {
+                lock(&self.lanes)[lane].finish(&mut vec![Finished::Tell(sender)]);
+                AfterDurable::Remove(files, oneshot::channel().0)
+            }
             (_, after) => after,
         }
     }
@@ -879,6 +939,10 @@ impl Flusher {
             for replica in durable.touched.drain() {
                 touched.extend(partitions.get(&replica).cloned());
             }
+        }
+        #[cfg(test)]
+        if self.faults.mutation == Mutation::ReleaseBeforeCheckpoint {
+            durable.wal.release(position.round);
         }
         let this = Arc::clone(self);
         self.files.checkpoint(salt, position, states, touched, move || {

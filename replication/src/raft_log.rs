@@ -44,6 +44,9 @@ pub(crate) struct RaftLog {
     /// Stores blank entries as one-record batches, so that openraft's suite meets the paths of batches too.
     #[cfg(test)]
     pub(crate) blank_as_batch: bool,
+    /// A planted bug: a purge above the end is not refused.
+    #[cfg(test)]
+    pub(crate) purges_beyond_end: bool,
 }
 
 impl RaftLog {
@@ -52,6 +55,8 @@ impl RaftLog {
             partition,
             #[cfg(test)]
             blank_as_batch: false,
+            #[cfg(test)]
+            purges_beyond_end: false,
         }
     }
 
@@ -357,6 +362,8 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             self.push(Work::record(record, AfterDurable::Remove(files, sender)));
             return receiver.await.map_err(io::Error::other);
         }
+        #[cfg(test)]
+        let beyond = beyond && !self.purges_beyond_end;
         if beyond && log.size() > 0 && !self.may_purge_beyond_end(upto) {
             self.partition.fail("openraft wanted to purge a log beyond its end");
             return Err(io::Error::other(format!("purge to {upto:?} above the end {:?}", log.last_log_id())));

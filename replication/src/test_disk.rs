@@ -1,4 +1,4 @@
-//! A disk for tests: the real one, with syncs that can be held, writes that can fail, and a record of what happened
+//! A disk for tests: the real one (or one over it), with syncs that can be held, writes that can fail, and a record of what happened
 //! in which order (test only).
 
 use std::{
@@ -27,6 +27,8 @@ pub(crate) enum Event {
 struct Rules {
     /// Syncs of files that end so wait.
     held: Option<&'static str>,
+    /// So many of them go on all the same.
+    passes: usize,
     /// How many wait.
     waiting: usize,
     /// Writes to files that end so fail with this.
@@ -42,6 +44,8 @@ struct Rules {
     /// Nothing can be renamed to a name that ends so.
     failing_renames: Option<&'static str>,
     free: Option<u64>,
+    /// Writes to the write-ahead log since the last sync of their file: file, position, bytes.
+    unsynced: Vec<(PathBuf, u64, Vec<u8>)>,
     events: Vec<Event>,
 }
 
@@ -52,12 +56,38 @@ struct Shared {
 }
 
 /// The disk.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct TestDisk {
+    disk: Arc<dyn Disk>,
     shared: Arc<Shared>,
 }
 
+impl Default for TestDisk {
+    fn default() -> Self {
+        Self::over(Arc::new(RealDisk))
+    }
+}
+
 impl TestDisk {
+    pub(crate) fn over(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, shared: Arc::default() }
+    }
+
+    /// Lets one held sync go on; returns once it does.
+    pub(crate) fn let_one_pass(&self) {
+        let mut rules = lock(&self.shared.rules);
+        rules.passes += 1;
+        self.shared.changed.notify_all();
+        while rules.passes > 0 {
+            rules = self.shared.changed.wait(rules).unwrap();
+        }
+    }
+
+    /// Writes to the write-ahead log that no sync followed.
+    pub(crate) fn unsynced(&self) -> Vec<(PathBuf, u64, Vec<u8>)> {
+        lock(&self.shared.rules).unsynced.clone()
+    }
+
     /// Syncs of files that end so wait from now on.
     pub(crate) fn hold_syncs(&self, suffix: &'static str) {
         lock(&self.shared.rules).held = Some(suffix);
@@ -129,7 +159,7 @@ fn ends_with(path: &Path, suffix: &str) -> bool {
 
 impl Disk for TestDisk {
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
-        let file = RealDisk.open(path, access)?;
+        let file = self.disk.open(path, access)?;
         Ok(Arc::new(TestFile { file, path: path.to_owned(), shared: Arc::clone(&self.shared) }))
     }
 
@@ -137,50 +167,50 @@ impl Disk for TestDisk {
         if lock(&self.shared.rules).failing_renames.is_some_and(|suffix| ends_with(to, suffix)) {
             return Err(io::Error::other("planted"));
         }
-        RealDisk.rename(from, to)
+        self.disk.rename(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         lock(&self.shared.rules).events.push(Event::Removed(path.to_owned()));
-        RealDisk.remove_file(path)
+        self.disk.remove_file(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(path)
+        self.disk.remove_dir(path)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         if lock(&self.shared.rules).failing_dirs {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
-        RealDisk.create_dir(path)
+        self.disk.create_dir(path)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        RealDisk.list(dir)
+        self.disk.list(dir)
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        RealDisk.exists(path)
+        self.disk.exists(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
+        self.disk.sync_dir(dir)
     }
 
     fn sync_file_system(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_file_system(path)
+        self.disk.sync_file_system(path)
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         match lock(&self.shared.rules).free {
             Some(free) => Ok(free),
-            None => RealDisk.free_bytes(path),
+            None => self.disk.free_bytes(path),
         }
     }
 
     fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        RealDisk.lock(path)
+        self.disk.lock(path)
     }
 }
 
@@ -219,6 +249,10 @@ impl DiskFile for TestFile {
                 return Err(io::Error::from(kind));
             }
             rules.events.push(Event::Wrote(self.path.clone()));
+            if ends_with(&self.path, ".wal") {
+                let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                rules.unsynced.push((self.path.clone(), position, bytes));
+            }
         }
         self.file.write_all_at(slices, position)
     }
@@ -228,8 +262,15 @@ impl DiskFile for TestFile {
         while rules.held.is_some_and(|suffix| ends_with(&self.path, suffix)) {
             rules.waiting += 1;
             self.shared.changed.notify_all();
-            rules = self.shared.changed.wait(rules).unwrap();
+            while rules.passes == 0 && rules.held.is_some() {
+                rules = self.shared.changed.wait(rules).unwrap();
+            }
             rules.waiting -= 1;
+            if rules.passes > 0 {
+                rules.passes -= 1;
+                self.shared.changed.notify_all();
+                break;
+            }
         }
         if rules.failing_sync.is_some_and(|suffix| ends_with(&self.path, suffix)) {
             rules.failing_sync = None;
@@ -237,7 +278,9 @@ impl DiskFile for TestFile {
         }
         drop(rules);
         self.file.sync()?;
-        lock(&self.shared.rules).events.push(Event::Synced(self.path.clone()));
+        let mut rules = lock(&self.shared.rules);
+        rules.events.push(Event::Synced(self.path.clone()));
+        rules.unsynced.retain(|(path, ..)| *path != self.path);
         Ok(())
     }
 

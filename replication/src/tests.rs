@@ -122,7 +122,7 @@ pub(crate) async fn partition(node: &Arc<Node>, name: &str) -> Arc<Partition> {
     node.partition(topic.id, 0).unwrap()
 }
 
-fn reopened(node: &Arc<Node>, name: &str) -> Arc<Partition> {
+pub(crate) fn reopened(node: &Arc<Node>, name: &str) -> Arc<Partition> {
     let topic = Arc::clone(&node.metadata().topics[name]);
     node.partition(topic.id, 0).unwrap()
 }
