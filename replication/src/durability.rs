@@ -638,6 +638,31 @@ async fn rule_6_a_failed_sync_is_final() {
     a_failed_sync_is_final(Mutation::FailedSyncIgnored).await.unwrap_err();
 }
 
+/// However many appends openraft makes one of, a round fits into a file of the ring.
+#[tokio::test]
+async fn merged_appends_fit_into_the_ring() {
+    let bench = Bench::with_power_cuts(Mutation::None).await;
+    let orders = partition(&bench.node, "orders").await;
+    let queue = Arc::new(CompletionQueue::default());
+    let value = "v".repeat(LARGE_BATCH / 8);
+    for token in 0..60 {
+        orders.append(batch(&[&value]), Acks::All, Completion::Queue(Arc::clone(&queue), token));
+    }
+    let mut finished = Vec::new();
+    until("all are acknowledged", || {
+        queue.drain(&mut finished);
+        finished.len() == 60
+    })
+    .await;
+    for (token, result) in finished {
+        assert_eq!(result.unwrap().base_offset, token as i64);
+    }
+    for file in bench.ring() {
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), SMALL_FILE, "{} grew", file.display());
+    }
+    bench.node.shutdown().await;
+}
+
 /// Proves: D04, D05: below the reserve produce is refused and reading goes on; it resumes by itself, not at once.
 #[tokio::test]
 async fn a_nearly_full_disk_refuses_produce_and_resumes() {

@@ -63,7 +63,8 @@ enum Kind {
         writes: Vec<QueuedWrite>,
         last: LogId,
         next_offset: i64,
-        callback: IOFlushed<TypeConfig>,
+        /// Comes with the last entry; one that is durable says so of all before it.
+        callback: Option<IOFlushed<TypeConfig>>,
     },
     Record {
         record: WalRecord,
@@ -109,7 +110,32 @@ impl Work {
         callback: IOFlushed<TypeConfig>,
     ) -> Self {
         let bytes = writes.iter().map(write_bytes).sum();
+        let callback = Some(callback);
         Self { lane: 0, bytes, kind: Kind::Append { partition, writes, last, next_offset, callback } }
+    }
+
+    /// Takes entries off the front, at least one, where all of them (openraft makes one append of many) are more than a
+    /// round takes.
+    fn split_off_front(&mut self, round_bytes: usize) -> Option<Self> {
+        let Kind::Append { partition, writes, .. } = &mut self.kind else { return None };
+        if self.bytes <= round_bytes || writes.len() < 2 {
+            return None;
+        }
+        let mut bytes = write_bytes(&writes[0]);
+        let mut count = 1;
+        while count < writes.len() - 1 && bytes + write_bytes(&writes[count]) <= round_bytes {
+            bytes += write_bytes(&writes[count]);
+            count += 1;
+        }
+        let front: Vec<QueuedWrite> = writes.drain(..count).collect();
+        let (last, next_offset) = match front.last()? {
+            QueuedWrite::Control { log_id, offset, .. } => (*log_id, *offset),
+            QueuedWrite::Batch { log_id, batch, .. } => (*log_id, batch.next_offset()),
+        };
+        self.bytes -= bytes;
+        let partition = Arc::clone(partition);
+        let kind = Kind::Append { partition, writes: front, last, next_offset, callback: None };
+        Some(Self { lane: self.lane, bytes, kind })
     }
 
     /// Anything else.
@@ -153,7 +179,12 @@ fn write_bytes(write: &QueuedWrite) -> usize {
 /// What is told on the lane once a round is durable.
 pub(crate) enum Finished {
     /// All appends of a group in the round: openraft's callback is a watermark, so the last one says it all.
-    Appended { partition: Arc<Partition>, last: LogId, next_offset: i64, callback: IOFlushed<TypeConfig> },
+    Appended {
+        partition: Arc<Partition>,
+        last: LogId,
+        next_offset: i64,
+        callback: Option<IOFlushed<TypeConfig>>,
+    },
     /// Somebody waits.
     Tell(oneshot::Sender<()>),
 }
@@ -168,11 +199,22 @@ impl fmt::Debug for Finished {
 }
 
 impl Finished {
+    /// Stands for an earlier one of the same group, too: a part of an append has no callback of its own.
+    fn inherit(&mut self, before: Self) {
+        if let (Self::Appended { callback: callback @ None, .. }, Self::Appended { callback: earlier, .. }) =
+            (self, before)
+        {
+            *callback = earlier;
+        }
+    }
+
     pub(crate) fn complete(self) {
         match self {
             Self::Appended { partition, last, next_offset, callback } => {
                 partition.durable(last, next_offset);
-                callback.io_completed(Ok(()));
+                if let Some(callback) = callback {
+                    callback.io_completed(Ok(()));
+                }
             }
             // whoever waited may be gone
             Self::Tell(sender) => _ = sender.send(()),
@@ -567,14 +609,16 @@ impl Flusher {
             }
             if !state.work.is_empty() && round.bytes < self.round_bytes {
                 let mut taken = Vec::new();
-                while let Some(work) = state.work.front() {
+                while let Some(work) = state.work.front_mut() {
                     // a record that alone is larger makes a round of its own
                     if round.bytes > 0 && round.bytes + work.bytes > self.round_bytes {
                         break;
                     }
-                    round.bytes += work.bytes;
-                    state.bytes -= work.bytes;
-                    taken.extend(state.work.pop_front());
+                    let work = work.split_off_front(self.round_bytes).or_else(|| state.work.pop_front());
+                    let bytes = work.as_ref().map_or(0, |work| work.bytes);
+                    round.bytes += bytes;
+                    state.bytes -= bytes;
+                    taken.extend(work);
                 }
                 if !taken.is_empty() {
                     drop(state);
@@ -645,7 +689,11 @@ impl Flusher {
                         round.records.push(record);
                     }
                     match round.answers.get(&partition.replica()) {
-                        Some(answer) => round.finished[*answer] = (lane, finished),
+                        Some(answer) => {
+                            let (_, before) =
+                                std::mem::replace(&mut round.finished[*answer], (lane, finished));
+                            round.finished[*answer].1.inherit(before);
+                        }
                         None => {
                             round.answers.insert(partition.replica(), round.finished.len());
                             round.finished.push((lane, finished));
