@@ -315,14 +315,19 @@ impl Connection {
         self.poll_running(context)?;
         self.start_requests(context)?;
         self.write(stream, context)?;
-        if self.is_over() {
-            return Err(if self.stop_deadline.is_some() { Close::Stopping } else { Close::Client });
-        }
         if !could_read && self.produces.is_empty() && self.running.is_none() && self.is_braked() {
             // Nothing of our own will wake this connection when there is room again.
             self.timer.as_mut().reset(Instant::now() + BRAKE_INTERVAL);
         }
+        let unsent = self.output.bytes();
         self.check_timer(context)?;
+        if self.output.bytes() > unsent {
+            // The answer to a produce whose time is over leaves now, not with whatever wakes this connection next.
+            self.write(stream, context)?;
+        }
+        if self.is_over() {
+            return Err(if self.stop_deadline.is_some() { Close::Stopping } else { Close::Client });
+        }
         if self.incoming.is_empty() && !more {
             // An idle connection owns no buffer.
             self.incoming = BytesMut::new();

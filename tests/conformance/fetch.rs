@@ -7,14 +7,18 @@ use alluvium::protocol::{
     messages::{
         delete_topics::{DeleteTopicState, DeleteTopicsRequest},
         fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic, ForgottenTopic, PartitionRecords},
+        produce::ProduceRequest,
     },
 };
-use log_store::compression::Codec;
+use log_store::{compression::Codec, disk::overlay::SLOW_SYNC};
 use uuid::Uuid;
 
 use crate::{
     batches::{bytes, headers, in_codec, of_size, records, values},
-    requests::{batch, create, describe, fetch_all, fetch_from, fresh, produce, shared},
+    requests::{
+        LONG_POLL_MS, batch, create, describe, end_of, ended_at_once, fetch_all, fetch_from, fresh, produce,
+        produce_to, shared,
+    },
     support::{broker::Broker, wire::Wire},
 };
 
@@ -77,10 +81,12 @@ fn a_long_poll_ends_with_the_byte_that_completes_it() {
     let topic = fresh("poll");
     let id = create(&mut wire, &topic, 2, &[]);
     let mut reader = Wire::open(shared());
-    let request = FetchRequest { max_wait_ms: 25_000, ..fetch_of(id, vec![wanted(0, 0), wanted(1, 0)]) };
-    let correlation = reader.send(&request, 12 + 1);
+    let request =
+        FetchRequest { max_wait_ms: LONG_POLL_MS, ..fetch_of(id, vec![wanted(0, 0), wanted(1, 0)]) };
+    let correlation = reader.send(&request, 13);
+    let since = Instant::now();
     produce(&mut wire, 9, &topic, id, 1, batch(&["now"]));
-    let response = reader.receive::<FetchRequest>(13, correlation);
+    let response = ended_at_once(&mut reader, 13, correlation, since);
     assert_eq!(held(&response), [(0, 0, 0), (1, 0, 1)]);
 
     // Both batches are needed: one alone does not end it.
@@ -89,35 +95,104 @@ fn a_long_poll_ends_with_the_byte_that_completes_it() {
     let request = FetchRequest { topics: fetch_of(id, vec![wanted(0, 0), wanted(1, 1)]).topics, ..request };
     let correlation = reader.send(&request, 13);
     produce(&mut wire, 9, &topic, id, 0, batch(&["xxxx"]));
+    let since = Instant::now();
     produce(&mut wire, 9, &topic, id, 1, batch(&["xxxx"]));
-    let response = reader.receive::<FetchRequest>(13, correlation);
+    let response = ended_at_once(&mut reader, 13, correlation, since);
     assert_eq!(held(&response), [(0, 0, 1), (1, 0, 1)]);
 }
 
-/// An error anywhere answers at once; a topic's deletion ends the poll that waits on it.
+/// An error anywhere answers at once, although another partition has nothing yet, and so does a divergence; a topic's deletion ends the
+/// poll that waits on it.
 ///
 /// Proves: F2.
 #[test]
 fn an_error_ends_a_long_poll() {
     let mut wire = Wire::open(shared());
     let topic = fresh("doomed");
-    let id = create(&mut wire, &topic, 1, &[]);
-    let request = FetchRequest { max_wait_ms: 25_000, ..fetch_of(id, vec![wanted(0, 0), wanted(5, 0)]) };
-    assert_eq!(held(&wire.call(&request, 13)), [(0, 0, 0), (5, 3, 0)]);
+    let id = create(&mut wire, &topic, 2, &[]);
+    let epoch = describe(&mut wire, &topic).partitions[0].leader_epoch;
+    let mut poll = |other: FetchPartition| {
+        let request = FetchRequest { max_wait_ms: LONG_POLL_MS, ..fetch_of(id, vec![wanted(0, 0), other]) };
+        let since = Instant::now();
+        let correlation = wire.send(&request, 13);
+        ended_at_once(&mut wire, 13, correlation, since)
+    };
+    assert_eq!(held(&poll(wanted(5, 0))), [(0, 0, 0), (5, 3, 0)]);
+    assert_eq!(held(&poll(wanted(1, 1))), [(0, 0, 0), (1, 1, 0)]);
+    let ahead = FetchPartition { current_leader_epoch: epoch + 1, ..wanted(1, 0) };
+    assert_eq!(held(&poll(ahead)), [(0, 0, 0), (1, 75, 0)]);
+    let diverging = FetchPartition { last_fetched_epoch: epoch, ..wanted(1, 9) };
+    let diverging = poll(diverging).responses[0].partitions[1].diverging_epoch.clone();
+    assert_eq!((diverging.epoch, diverging.end_offset), (epoch, 0));
 
     let mut reader = Wire::open(shared());
-    let correlation =
-        reader.send(&FetchRequest { max_wait_ms: 25_000, ..fetch_of(id, vec![wanted(0, 0)]) }, 13);
+    let request = FetchRequest { max_wait_ms: LONG_POLL_MS, ..fetch_of(id, vec![wanted(0, 0)]) };
+    let correlation = reader.send(&request, 13);
     let delete = DeleteTopicsRequest {
         topics: vec![DeleteTopicState { name: Some(topic.as_str().into()), ..DeleteTopicState::default() }],
         timeout_ms: 30_000,
         ..DeleteTopicsRequest::default()
     };
     assert_eq!(wire.call(&delete, 6).responses[0].error_code, 0);
-    let ended = one(reader.receive::<FetchRequest>(13, correlation));
+    let ended = one(ended_at_once(&mut reader, 13, correlation, Instant::now()));
     let gone =
         [ErrorCode::UnknownTopicOrPartition, ErrorCode::NotLeaderOrFollower, ErrorCode::UnknownTopicId];
     assert!(gone.contains(&code(&ended)), "{ended:?}");
+}
+
+/// What is appended and not committed, because its sync takes long, is there for nobody: not by a fetch at it or beyond it, not by the
+/// end offset. Its producer is told so when its time is over, not later; the commit ends the poll that waits for it.
+///
+/// Proves: F2, F3, F7, L1, P13.
+#[test]
+fn what_is_not_committed_is_invisible() {
+    // A look counts only where it was over before the sync can have been; a machine that was too busy for that tries again.
+    assert!((0..10).any(|_| looked_before_the_commit()), "this machine is too slow to look in between");
+}
+
+fn looked_before_the_commit() -> bool {
+    let data = tempfile::tempdir().expect("a data directory");
+    let broker = Broker::on(data.path(), &["--simulate-power-cuts", "slow-sync=60"]);
+    let (mut wire, mut reader) = (Wire::open(&broker.bootstrap), Wire::open(&broker.bootstrap));
+    let id = create(&mut wire, "unseen", 1, &[]);
+    let mut base = 0;
+    let began = loop {
+        assert!(base < 30_000, "no sync was slow");
+        let began = Instant::now();
+        let request =
+            ProduceRequest { timeout_ms: 200, ..produce_to("unseen", id, 0, batch(&["a", "b", "c"])) };
+        let answer = wire.call(&request, 13).responses.remove(0).partitions.remove(0);
+        match ErrorCode::from_number(answer.error_code) {
+            Some(ErrorCode::None) => base += 3,
+            Some(ErrorCode::RequestTimedOut) => break began,
+            _ => panic!("{answer:?}"),
+        }
+    };
+    let mut seen = Vec::new();
+    for (offset, isolation_level) in [(base, 0), (base + 1, 0), (base + 3, 0), (base, 1), (base + 1, 1)] {
+        let request = FetchRequest { isolation_level, ..fetch_from(id, 0, offset, 0) };
+        seen.push(one(reader.call(&request, 13)));
+    }
+    let end = end_of(&mut reader, "unseen", 0);
+    let in_between = began.elapsed() < SLOW_SYNC;
+    if in_between {
+        for partition in seen {
+            let offsets = (partition.high_watermark, partition.last_stable_offset);
+            assert_eq!(
+                (code(&partition), partition.records.len(), offsets),
+                (ErrorCode::None, 0, (base, base))
+            );
+        }
+        assert_eq!(end, base);
+    }
+    let since = Instant::now();
+    let correlation = reader.send(&fetch_from(id, 0, base, LONG_POLL_MS), 13);
+    let committed = one(ended_at_once(&mut reader, 13, correlation, since));
+    assert_eq!(
+        (values(&committed), committed.high_watermark),
+        (["a", "b", "c"].map(String::from).to_vec(), base + 3)
+    );
+    in_between
 }
 
 /// Proves: F3.

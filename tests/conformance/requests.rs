@@ -5,14 +5,14 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use alluvium::protocol::{
     Str,
     messages::{
         create_topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest},
-        fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionRecords},
+        fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic, PartitionRecords},
         list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic},
         metadata::{MetadataRequest, MetadataRequestTopic, MetadataTopic},
         produce::{PartitionData, PartitionResponse, ProduceRequest, TopicData},
@@ -89,6 +89,22 @@ pub(crate) fn fetch_from(topic_id: Uuid, partition: i32, offset: i64, wait_ms: i
         topics: vec![FetchTopic { topic_id, partitions, ..FetchTopic::default() }],
         ..FetchRequest::default()
     }
+}
+
+/// How long a poll may wait that something else must end.
+pub(crate) const LONG_POLL_MS: i32 = 25_000;
+
+/// Reads the answer to a poll of [`LONG_POLL_MS`] that was ended by what began at `since`: the poll's own time has not done it.
+pub(crate) fn ended_at_once(
+    wire: &mut Wire,
+    version: i16,
+    correlation: i32,
+    since: Instant,
+) -> FetchResponse {
+    let response = wire.receive::<FetchRequest>(version, correlation);
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(10), "the poll went on for {took:?}: {response:?}");
+    response
 }
 
 /// A produce of one batch with acks=all; name and id are both given, the version takes the one it carries.
