@@ -7,9 +7,12 @@
 //! > heartbeat a             options: generation=N
 //! > leave a                 by its member id, or instance=I
 //! > commit a topic 0 7      topic, partition, offset; `commit - ...` for a consumer without a group; generation=N
-//! > fetch | describe | list | delete
+//! > fetch | list | delete
+//! > describe              options: metadata, to see that of the members, too
+//! > reload                the coordinator is lost, and what it stored is loaded again
 //! > wait 500                time passes, without a deadline missed
 //! options of join: instance=I protocols=p1,p2 session=MS rebalance=MS metadata=TEXT member=NAME old (v3 and before)
+//!                  once (it does not come back with the id that it is told)
 //! ```
 //! Members are shown by the name under which they joined; a name that joins again with a new id is shown as `a'`.
 
@@ -19,7 +22,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::{
-    Coordinator, GroupConfig, GroupError, Key, Outcome, Request, Response, Token,
+    Coordinator, GroupConfig, GroupError, Key, Outcome, Record, Request, Response, Token,
     request::{
         Heartbeat, JoinGroup, LeaveGroup, LeavingMember, ListGroups, OffsetCommit, OffsetFetch,
         PartitionCommit, SyncGroup,
@@ -31,25 +34,38 @@ struct Script {
     coordinator: Coordinator,
     now_ms: i64,
     requests: u64,
+    /// All that was appended.
+    stored: Vec<Record>,
     /// Who asked what, by token.
     asked: HashMap<Token, (String, Request)>,
     /// Member id and generation of each name.
     members: HashMap<String, (Arc<str>, i32)>,
     /// Every id that was given out, and its name.
     names: Vec<(Arc<str>, String)>,
+    /// Whether the member of this command stays away once it is told its id.
+    once: bool,
+    /// Whether this description shows the metadata.
+    with_metadata: bool,
     out: String,
+}
+
+fn empty() -> Coordinator {
+    let config = GroupConfig { initial_rebalance_delay_ms: 3_000, max_size: 4, ..GroupConfig::default() };
+    Coordinator::new(config)
 }
 
 impl Script {
     fn new() -> Self {
-        let config = GroupConfig { initial_rebalance_delay_ms: 3_000, max_size: 4, ..GroupConfig::default() };
         Self {
-            coordinator: Coordinator::new(config),
+            coordinator: empty(),
             now_ms: 0,
             requests: 0,
+            stored: Vec::new(),
             asked: HashMap::new(),
             members: HashMap::new(),
             names: Vec::new(),
+            once: false,
+            with_metadata: false,
             out: String::new(),
         }
     }
@@ -143,9 +159,21 @@ impl Script {
             "list" => Request::ListGroups(ListGroups::default()),
             "delete" => Request::DeleteGroup(group_id),
             "wait" => return self.wait(number(words[1])),
+            "reload" => return self.reload(),
             other => panic!("there is no command '{other}'"),
         };
+        self.once = words.contains(&"once");
+        self.with_metadata = words.contains(&"metadata");
         self.ask(who, request);
+    }
+
+    fn reload(&mut self) {
+        self.coordinator = empty();
+        for record in &self.stored {
+            self.coordinator.replay(&record.key, record.value.as_deref()).expect("a record of ours");
+        }
+        let outcome = self.coordinator.loaded(self.now_ms);
+        self.show(outcome);
     }
 
     fn ask(&mut self, who: &str, request: Request) {
@@ -188,6 +216,7 @@ impl Script {
 
     fn show(&mut self, outcome: Outcome) {
         let mut again = Vec::new();
+        self.stored.extend(outcome.records.iter().cloned());
         for record in outcome.records {
             let gone = if record.value.is_none() { " gone" } else { "" };
             let text = match Key::decode(&record.key).expect("a key of ours") {
@@ -202,7 +231,9 @@ impl Script {
             let text = match response {
                 Response::JoinGroup(Err(GroupError::MemberIdRequired { member_id })) => {
                     self.learn(&who, &member_id, -1);
-                    if let Request::JoinGroup(join) = request {
+                    if let Request::JoinGroup(join) = request
+                        && !self.once
+                    {
                         again.push((who.clone(), Request::JoinGroup(JoinGroup { member_id, ..join })));
                     }
                     format!("{who} is told its id")
@@ -245,11 +276,12 @@ impl Script {
                 }
                 Response::DescribeGroup(Some(group)) => {
                     let members = group.members.iter().map(|member| {
-                        format!(
-                            " {}='{}'",
-                            self.name(&member.member_id),
-                            String::from_utf8_lossy(&member.assignment)
-                        )
+                        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+                        let metadata = match self.with_metadata {
+                            true => format!("({})", text(&member.metadata)),
+                            false => String::new(),
+                        };
+                        format!(" {}{metadata}='{}'", self.name(&member.member_id), text(&member.assignment))
                     });
                     format!(
                         "{} generation {} {}{}",
@@ -282,7 +314,7 @@ impl Script {
 
 /// Every transition of a group's state, as the scripts tell it.
 ///
-/// Proves: G1, G2, G4, G5, G6, G7, G8, G9, G10, G11, G12, G13, G14, G19, O2, O3, O4.
+/// Proves: G1, G2, G4, G5, G6, G7, G8, G9, G10, G11, G12, G13, G14, G15, G17, G19, O2, O3, O4, O9.
 #[test]
 fn scripts_say_what_happens() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/scripts");
