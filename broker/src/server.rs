@@ -244,7 +244,7 @@ async fn keep_retention(broker: Arc<Broker>) {
     }
 }
 
-fn node_options(
+pub(crate) fn node_options(
     config: &Config,
     disk: Arc<dyn Disk>,
     clock: &Clock,

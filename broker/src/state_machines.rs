@@ -594,7 +594,145 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::SocketAddr, path::Path};
+
+    use log_store::disk::RealDisk;
+
     use super::*;
+    use crate::{
+        api::{self, Context, Started},
+        config::Sources,
+        http::Admin,
+        limits::Limits,
+        protocol::{
+            self, Piece,
+            messages::{
+                delete_groups::DeleteGroupsRequest,
+                describe_groups::DescribeGroupsRequest,
+                heartbeat::HeartbeatRequest,
+                join_group::{JoinGroupRequest, JoinGroupRequestProtocol},
+                leave_group::{LeaveGroupRequest, MemberIdentity},
+                list_groups::ListGroupsRequest,
+                offset_commit::{
+                    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+                },
+                offset_fetch::{OffsetFetchRequest, OffsetFetchRequestGroup},
+                sync_group::SyncGroupRequest,
+            },
+        },
+        server,
+        stopping::Stopping,
+        topics,
+    };
+
+    async fn broker(data: &Path) -> Arc<Broker> {
+        let mut config = Config::load(&Sources::default()).expect("the defaults");
+        config.data_dir = data.to_owned();
+        config.wal_file_bytes = 4 << 20;
+        let (clock, limits) = (Clock::system(), Limits::raise());
+        let options =
+            server::node_options(&config, Arc::new(RealDisk), &clock, &[], Admin::default(), &limits);
+        let node = Node::start(options).await.expect("a node");
+        let broker = Broker::new(config, clock, node, Vec::new(), limits, Arc::new(Stopping::default()));
+        Arc::new(broker.expect("a broker"))
+    }
+
+    /// Sends a request through the dispatch, as a connection does.
+    async fn call<R: protocol::Request>(broker: &Arc<Broker>, request: &R, version: i16) -> R::Response {
+        let frame = protocol::encode_request(request, version, 1, &"test".into());
+        let frame = Bytes::copy_from_slice(&frame[4..]);
+        let mut context = Context::new(SocketAddr::from(([127, 0, 0, 1], 1)), 0);
+        let started = api::start(broker, &mut context, frame, 0, &Arc::default());
+        let Ok(Started::Task { future, .. }) = started else { panic!("a task") };
+        let Ok(answer) = future.await else { panic!("an answer") };
+        let mut bytes = BytesMut::new();
+        for piece in answer.pieces {
+            match piece {
+                Piece::Encoded(piece) | Piece::Slice(LogSlice::Bytes(piece)) => {
+                    bytes.extend_from_slice(&piece)
+                }
+                Piece::Slice(file) => panic!("{file:?}"),
+            }
+        }
+        protocol::decode_response::<R>(bytes.split_off(4).freeze(), version).expect("an answer").1
+    }
+
+    /// What every API of groups answers about the group `g`, by the API's name.
+    async fn codes(broker: &Arc<Broker>) -> Vec<(&'static str, i16)> {
+        let g = || protocol::Str::from("g");
+        let protocol = JoinGroupRequestProtocol { name: "p".into(), ..Default::default() };
+        let join = JoinGroupRequest {
+            group_id: g(),
+            session_timeout_ms: 30_000,
+            rebalance_timeout_ms: 30_000,
+            protocol_type: "consumer".into(),
+            protocols: vec![protocol],
+            ..Default::default()
+        };
+        let sync = SyncGroupRequest { group_id: g(), member_id: "m".into(), ..Default::default() };
+        let beat = HeartbeatRequest { group_id: g(), member_id: "m".into(), ..Default::default() };
+        let leaving = MemberIdentity { member_id: "m".into(), ..Default::default() };
+        let leave = LeaveGroupRequest { group_id: g(), members: vec![leaving], ..Default::default() };
+        let topic = OffsetCommitRequestTopic {
+            name: "t".into(),
+            partitions: vec![OffsetCommitRequestPartition::default()],
+        };
+        let commit = OffsetCommitRequest { group_id: g(), topics: vec![topic], ..Default::default() };
+        let fetch = OffsetFetchRequest { group_id: g(), topics: None, ..Default::default() };
+        let asked = OffsetFetchRequestGroup { group_id: g(), topics: None, ..Default::default() };
+        let fetch_many = OffsetFetchRequest { groups: vec![asked], ..Default::default() };
+        let describe = DescribeGroupsRequest { groups: vec![g()], ..Default::default() };
+        let delete = DeleteGroupsRequest { groups_names: vec![g()] };
+        vec![
+            ("join", call(broker, &join, 9).await.error_code),
+            ("sync", call(broker, &sync, 5).await.error_code),
+            ("heartbeat", call(broker, &beat, 4).await.error_code),
+            ("leave", call(broker, &leave, 5).await.error_code),
+            ("commit", call(broker, &commit, 8).await.topics[0].partitions[0].error_code),
+            ("fetch", call(broker, &fetch, 7).await.error_code),
+            ("fetch of many", call(broker, &fetch_many, 8).await.groups[0].error_code),
+            ("describe", call(broker, &describe, 5).await.groups[0].error_code),
+            ("delete", call(broker, &delete, 2).await.results[0].error_code),
+            ("list", call(broker, &ListGroupsRequest::default(), 4).await.error_code),
+        ]
+    }
+
+    /// Before there is a coordinator it is said that this is none; while it reads its partition, that it loads, but for heartbeats, by which
+    /// members go on; then it serves.
+    ///
+    /// Proves: G15.
+    #[test]
+    fn a_coordinator_that_loads_says_so() {
+        let data = tempfile::tempdir().expect("a data directory");
+        // One thread: what a question spawns does not run before the test waits for something.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let broker = broker(data.path()).await;
+            topics::create_with_defaults(&broker, "t").await.expect("a topic");
+            for (api, code) in codes(&broker).await {
+                let expected = match api {
+                    // There is no group anywhere.
+                    "describe" | "list" => 0,
+                    "delete" => 69,
+                    _ => 16,
+                };
+                assert_eq!(code, expected, "{api}, without the offsets topic");
+            }
+            topics::create_with_defaults(&broker, CONSUMER_OFFSETS).await.expect("the offsets topic");
+            for (api, code) in codes(&broker).await {
+                assert_eq!(code, if api == "heartbeat" { 0 } else { 14 }, "{api}, while it loads");
+            }
+            let end = std::time::Instant::now() + Duration::from_secs(60);
+            while codes(&broker).await.iter().any(|(_, code)| *code == 14) {
+                assert!(std::time::Instant::now() < end, "the coordinators never loaded");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let served = codes(&broker).await;
+            let expected = [79, 25, 25, 0, 0, 0, 0, 0, 0, 0];
+            assert_eq!(served.iter().map(|(_, code)| *code).collect::<Vec<_>>(), expected, "{served:?}");
+            broker.node.shutdown().await;
+        });
+    }
 
     #[test]
     fn records_become_batches_of_bounded_size_in_order() {
