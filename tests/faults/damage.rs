@@ -76,9 +76,10 @@ fn stale_files_are_harmless() {
     assert!(data.path().join("notes.txt").exists(), "what is not ours is left alone");
 }
 
-/// A partition whose folder cannot be read is offline alone; the others serve. Run as another user where this is root.
+/// A partition whose folder cannot be read is offline alone; the others serve. Clients that do not know the error of a disk are told to look
+/// for another leader. Run as another user where this is root.
 ///
-/// Proves: fault D22.
+/// Proves: fault D22, F18.
 #[test]
 fn an_unreadable_partition_is_offline_alone() {
     let data = tempfile::tempdir().expect("a data directory");
@@ -98,8 +99,10 @@ fn an_unreadable_partition_is_offline_alone() {
         Broker::on(data.path(), &[])
     };
     assert_eq!(read(&broker, "good"), values("good", 0..100));
-    let fetched = peer::fetch(&mut connect(&broker), "barred", 0, 0, 0).expect("an answer");
-    assert_eq!(fetched.error_code, 56);
+    for (version, code) in [(4, 6), (5, 6), (6, 56), (11, 56)] {
+        let fetched = peer::fetch_in_version(&mut connect(&broker), version, "barred", 0, 0, 0);
+        assert_eq!(fetched.expect("an answer").error_code, code, "v{version}");
+    }
     assert!(broker.log().contains("barred-0"), "{}", broker.log());
     drop(broker);
     mode(0o755);

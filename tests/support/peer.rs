@@ -10,10 +10,12 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     messages::{
-        ApiKey, BrokerId, CreateTopicsRequest, FetchRequest, ProduceRequest, RequestHeader, ResponseHeader,
-        TopicName,
+        ApiKey, BrokerId, CreateTopicsRequest, FetchRequest, FindCoordinatorRequest, GroupId,
+        OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
         create_topics_request::CreatableTopic,
         fetch_request::{FetchPartition, FetchTopic},
+        offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        offset_fetch_request::OffsetFetchRequestTopic,
         produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::{Decodable, HeaderVersion, Request, StrBytes, encode_request_header_into_buffer},
@@ -153,7 +155,7 @@ pub(crate) struct Fetched {
     pub(crate) records: Vec<(i64, Bytes)>,
 }
 
-/// The request for up to 1 MiB of a partition, in version 11.
+/// The request for up to 1 MiB of a partition, in version 12 or before.
 pub(crate) fn fetch_request(topic: &str, partition: i32, offset: i64, wait_ms: i32) -> FetchRequest {
     let wanted = FetchPartition::default()
         .with_partition(partition)
@@ -178,7 +180,19 @@ pub(crate) fn fetch(
     offset: i64,
     wait_ms: i32,
 ) -> io::Result<Fetched> {
-    let response = connection.call(&fetch_request(topic, partition, offset, wait_ms), 11)?;
+    fetch_in_version(connection, 11, topic, partition, offset, wait_ms)
+}
+
+/// The same in another version, up to 12.
+pub(crate) fn fetch_in_version(
+    connection: &mut Connection,
+    version: i16,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    wait_ms: i32,
+) -> io::Result<Fetched> {
+    let response = connection.call(&fetch_request(topic, partition, offset, wait_ms), version)?;
     let data = &response.responses[0].partitions[0];
     let mut bytes = data.records.clone().unwrap_or_default();
     let sets = RecordBatchDecoder::decode_all(&mut bytes).map_err(io::Error::other)?;
@@ -189,6 +203,35 @@ pub(crate) fn fetch(
         .map(|record| (record.offset, record.value.unwrap_or_default()))
         .collect();
     Ok(Fetched { error_code: data.error_code, high_watermark: data.high_watermark, records })
+}
+
+/// Asks for the coordinator of a group; the error code.
+pub(crate) fn find_coordinator(connection: &mut Connection, group: &str) -> io::Result<i16> {
+    let request = FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
+    Ok(connection.call(&request, 3)?.error_code)
+}
+
+/// Commits an offset of partition 0, as a consumer without a group does; the error code.
+pub(crate) fn commit(connection: &mut Connection, group: &str, topic: &str, offset: i64) -> io::Result<i16> {
+    let partition = OffsetCommitRequestPartition::default().with_committed_offset(offset);
+    let topics =
+        vec![OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(vec![partition])];
+    let request = OffsetCommitRequest::default().with_group_id(group_id(group)).with_topics(topics);
+    Ok(connection.call(&request, 8)?.topics[0].partitions[0].error_code)
+}
+
+/// The offset committed for partition 0; (error code, offset).
+pub(crate) fn committed(connection: &mut Connection, group: &str, topic: &str) -> io::Result<(i16, i64)> {
+    let topics =
+        vec![OffsetFetchRequestTopic::default().with_name(name(topic)).with_partition_indexes(vec![0])];
+    let request = OffsetFetchRequest::default().with_group_id(group_id(group)).with_topics(Some(topics));
+    let response = connection.call(&request, 7)?;
+    let offset = response.topics.first().map_or(-1, |topic| topic.partitions[0].committed_offset);
+    Ok((response.error_code, offset))
+}
+
+fn group_id(group: &str) -> GroupId {
+    GroupId(StrBytes::from_string(group.to_owned()))
 }
 
 /// Every value of a partition, from offset 0 to the high watermark.
