@@ -215,14 +215,19 @@ fn compare_shape(
     }
 }
 
+fn required() -> bool {
+    std::env::var("ALLUVIUM_REQUIRE_CLIENTS").as_deref() == Ok("1")
+}
+
 /// Says that the test is skipped, or fails it where `ALLUVIUM_REQUIRE_CLIENTS=1`.
 fn skip(reason: &str) {
-    assert!(std::env::var("ALLUVIUM_REQUIRE_CLIENTS").as_deref() != Ok("1"), "{reason}");
+    assert!(!required(), "{reason}");
     // Straight to the stream: libtest would swallow what a passing test prints.
     drop(writeln!(std::io::stderr(), "SKIPPED Kafka's schemas: {reason}"));
 }
 
-/// The jar of Kafka's Java client, where `tests/peers/kafka-install` or the tests of the clients have put it.
+/// The jar of Kafka's Java client, where `tests/peers/kafka-install` or the tests of the clients have put it, or would put it: where the
+/// test must not be skipped it is fetched.
 fn jar() -> Result<PathBuf, String> {
     let versions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients/versions.toml");
     let table: toml::Table = std::fs::read_to_string(versions)
@@ -235,11 +240,22 @@ fn jar() -> Result<PathBuf, String> {
     if let Ok(own) = std::env::current_exe() {
         homes.extend(own.ancestors().nth(3).map(|target| target.join("tmp/clients")));
     }
-    let jar = |home: PathBuf| home.join(format!("kafka-{version}/libs/kafka-clients-{version}.jar"));
-    let found = homes.into_iter().map(jar).find(|jar| jar.exists());
-    found.ok_or_else(|| {
-        format!("kafka-clients-{version}.jar is not here; tests/peers/kafka-install fetches it")
-    })
+    let jar = |home: &PathBuf| home.join(format!("kafka-{version}/libs/kafka-clients-{version}.jar"));
+    if let Some(jar) = homes.iter().map(jar).find(|jar| jar.exists()) {
+        return Ok(jar);
+    }
+    let Some(home) = homes.last().filter(|_| required()) else {
+        return Err(format!("kafka-clients-{version}.jar is not here; tests/peers/kafka-install fetches it"));
+    };
+    let install = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peers/kafka-install");
+    let output = Command::new(install).arg(&version).env("PEERS_HOME", home).output();
+    let output = output.map_err(|error| format!("tests/peers/kafka-install: {error}"))?;
+    match output.status.success() {
+        true => Ok(jar(home)),
+        false => {
+            Err(format!("tests/peers/kafka-install: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        }
+    }
 }
 
 /// All schemas of the jar.
