@@ -1,5 +1,7 @@
 //! Idempotent producers (I).
 
+use std::time::{Duration, Instant};
+
 use alluvium::protocol::{
     ErrorCode,
     messages::{
@@ -112,6 +114,31 @@ fn each_of_the_last_five_batches_is_recognised_when_it_comes_again() {
     assert_eq!(end_of(&mut wire, &topic, 0), 14);
 }
 
+/// Where the broker stamps batches, a duplicate is answered with the stamp of the original, too.
+///
+/// Proves: I5.
+#[test]
+fn a_duplicate_has_the_time_of_the_original() {
+    let mut wire = Wire::open(shared());
+    let topic = fresh("stamped");
+    let topic_id = create(&mut wire, &topic, 1, &[("message.timestamp.type", "LogAppendTime")]);
+    let id = fresh_id(&mut wire);
+    let mut send = |sequence| produce(&mut wire, 9, &topic, topic_id, 0, of_producer(id, 0, sequence, 2));
+    let original = send(0);
+    assert_eq!((original.error_code, original.base_offset), (0, 0));
+    // Another batch with a later stamp in between: the clock has moved on.
+    let mut sequence = 2;
+    while send(sequence).log_append_time_ms == original.log_append_time_ms && sequence < 8 {
+        sequence += 2;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let again = send(0);
+    assert_eq!(
+        (again.error_code, again.base_offset, again.log_append_time_ms),
+        (0, 0, original.log_append_time_ms)
+    );
+}
+
 /// A batch and its duplicate in flight together are one batch with two answers.
 ///
 /// Proves: I5, P12.
@@ -208,12 +235,14 @@ fn a_silent_producer_is_forgotten() {
     let id = fresh_id(&mut wire);
     assert_eq!(produce(&mut wire, 9, &topic, topic_id, 0, of_producer(id, 0, 0, 1)).error_code, 0);
     // A gap is refused as long as the producer is remembered, and taken once it is not.
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let answer = produce(&mut wire, 9, &topic, topic_id, 0, of_producer(id, 0, 17, 1));
         match code(&answer) {
-            ErrorCode::OutOfOrderSequenceNumber => std::thread::yield_now(),
+            ErrorCode::OutOfOrderSequenceNumber => std::thread::sleep(Duration::from_millis(10)),
             other => break assert_eq!(other, ErrorCode::None),
         }
+        assert!(Instant::now() < deadline, "it is remembered for ever");
     }
 }
 

@@ -10,7 +10,9 @@ use alluvium::protocol::{
     messages::{
         create_topics::CreateTopicsRequest,
         delete_topics::DeleteTopicsRequest,
+        fetch::FetchRequest,
         find_coordinator::FindCoordinatorRequest,
+        init_producer_id::InitProducerIdRequest,
         metadata::{MetadataRequest, MetadataRequestTopic},
         produce::ProduceRequest,
     },
@@ -18,6 +20,7 @@ use alluvium::protocol::{
 use uuid::Uuid;
 
 use crate::{
+    batches::of_producer,
     requests::{batch, create, describe, fetch_from, fresh, named, new_topic, produce_to, shared},
     support::{broker::Broker, wire::Wire},
 };
@@ -49,8 +52,8 @@ fn brokers_are_named_as_clients_reach_them() {
     assert_eq!(told, ("broker.example", port.to_owned(), Some("r1")));
 }
 
-/// Node id, cluster id, topic ids and partitions are the same after a restart; the leader epoch never falls, and what the fetch of the
-/// old epoch is told agrees with Metadata.
+/// Node id, cluster id, topic ids and partitions are the same after a restart; the leader epoch rises with each, and is the one by which
+/// Fetch judges what a client knows.
 ///
 /// Proves: M2, M6, R1.
 #[test]
@@ -61,6 +64,21 @@ fn identities_survive_a_restart() {
         let response = wire.call(&named(&["kept"]), 12);
         let epochs: Vec<i32> =
             response.topics[0].partitions.iter().map(|partition| partition.leader_epoch).collect();
+        let mut fetch_knowing = |partition: i32, epoch: i32| {
+            let mut request = fetch_from(response.topics[0].topic_id, partition, 0, 0);
+            request.topics[0].partitions[0].current_leader_epoch = epoch;
+            wire.call::<FetchRequest>(&request, 13).responses[0].partitions[0].error_code
+        };
+        for (partition, epoch) in (0..).zip(&epochs) {
+            assert_eq!(
+                fetch_knowing(partition, *epoch),
+                0,
+                "the epoch that Metadata tells is the one checked"
+            );
+            assert_eq!(fetch_knowing(partition, epoch + 1), 75);
+            // -1 stands for no check.
+            assert_eq!(fetch_knowing(partition, epoch - 1), if *epoch == 0 { 0 } else { 74 });
+        }
         ((response.cluster_id, response.brokers[0].node_id, response.topics[0].topic_id), epochs)
     };
     let mut broker = Broker::on(data.path(), &[]);
@@ -78,7 +96,7 @@ fn identities_survive_a_restart() {
         let (after, later) = look(&broker);
         assert_eq!(after, before);
         assert!(
-            later.iter().zip(&epochs).all(|(later, earlier)| later >= earlier),
+            later.iter().zip(&epochs).all(|(later, earlier)| later > earlier),
             "{epochs:?} then {later:?}"
         );
         epochs = later;
@@ -310,30 +328,41 @@ fn replicas_name_the_preferred_leader() {
     }
 }
 
-/// Metadata is answered while hundreds of partitions are created.
+/// Metadata waits for nothing that goes on beside it: while a thousand partitions are made it is answered again and again.
 ///
 /// Proves: M15.
 #[test]
 fn metadata_is_answered_while_partitions_are_made() {
     let broker = Broker::ephemeral();
-    let mut creating = Wire::open(&broker.bootstrap);
-    let topics = vec![new_topic("many", 500, &[])];
-    let request = CreateTopicsRequest { topics, timeout_ms: 60_000, ..CreateTopicsRequest::default() };
-    let correlation = creating.send(&request, 5);
-    let mut wire = Wire::open(&broker.bootstrap);
-    let mut answers = 0;
-    loop {
-        let topic = describe(&mut wire, "many");
-        answers += 1;
-        if topic.error_code == 0 && topic.partitions.iter().all(|partition| partition.leader_id == 1) {
-            break;
-        }
-    }
-    assert_eq!(creating.receive::<CreateTopicsRequest>(5, correlation).topics[0].error_code, 0);
-    assert!(answers > 0);
+    // The machine may be too busy to let us ask in time; a broker that lets Metadata wait never passes.
+    let passes = |round| answers_during_a_creation(&broker, round) >= 5;
+    assert!((0..10).any(passes), "it is answered when the partitions are there, not before");
 }
 
-/// Exactly the codes that clients retry are marked as such.
+fn answers_during_a_creation(broker: &Broker, round: u32) -> u32 {
+    let name = format!("many-{round}");
+    let mut wire = Wire::open(&broker.bootstrap);
+    let mut creating = Wire::open(&broker.bootstrap);
+    let topics = vec![new_topic(&name, 1000, &[])];
+    let request = CreateTopicsRequest { topics, timeout_ms: 60_000, ..CreateTopicsRequest::default() };
+    let correlation = creating.send(&request, 5);
+    let created = std::thread::spawn(move || {
+        assert_eq!(creating.receive::<CreateTopicsRequest>(5, correlation).topics[0].error_code, 0);
+    });
+    let mut answers = 0;
+    while !created.is_finished() {
+        describe(&mut wire, &name);
+        answers += 1;
+    }
+    created.join().expect("the creation");
+    let topic = describe(&mut wire, &name);
+    assert!(topic.error_code == 0 && topic.partitions.iter().all(|partition| partition.leader_id == 1));
+    // The last one may have come with the end of the creation.
+    u32::saturating_sub(answers, 1)
+}
+
+/// The codes that clients are known to retry are marked as such, those that no retry helps are not; Kafka's own classes for all of them
+/// are compared by the differential tests.
 ///
 /// Proves: M16.
 #[test]
@@ -347,7 +376,8 @@ fn retriable_codes_are_kafkas() {
     }
 }
 
-/// Every partition of a topic takes a produce the moment CreateTopics says success, from an idempotent producer, too.
+/// Every partition of a topic takes a produce the moment CreateTopics says success: an idempotent producer that sends two batches to each
+/// at once has both accepted, in order.
 ///
 /// Proves: M17, A2.
 #[test]
@@ -355,14 +385,20 @@ fn created_means_serving() {
     let mut wire = Wire::open(shared());
     let name = fresh("serving");
     let id = create(&mut wire, &name, 100, &[]);
-    let sent: Vec<i32> = (0..100)
-        .map(|partition| {
-            wire.send::<ProduceRequest>(&produce_to(&name, id, partition, batch(&["first"])), 13)
-        })
-        .collect();
-    for correlation in sent {
+    let producer = wire.call(&InitProducerIdRequest::default(), 4);
+    assert_eq!(producer.error_code, 0);
+    let mut sent = Vec::new();
+    for partition in 0..100 {
+        for sequence in 0..2 {
+            let records = of_producer(producer.producer_id, producer.producer_epoch, sequence, 1);
+            let request = produce_to(&name, id, partition, records);
+            sent.push((i64::from(sequence), wire.send::<ProduceRequest>(&request, 13)));
+        }
+    }
+    for (offset, correlation) in sent {
         let response = wire.receive::<ProduceRequest>(13, correlation);
-        assert_eq!(response.responses[0].partitions[0].error_code, 0);
+        let answer = &response.responses[0].partitions[0];
+        assert_eq!((answer.error_code, answer.base_offset), (0, offset));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Offsets, epochs, terms (L, R).
 
+use std::time::{Duration, Instant};
+
 use alluvium::protocol::{
     ErrorCode,
     messages::{
@@ -175,7 +177,7 @@ fn epochs_end_where_the_next_begins_also_after_restarts() {
 
 /// Elections and restarts cost no offset, and what was seen as committed stays what it was.
 ///
-/// Proves: L6, L7, L9, R2.
+/// Proves: L6, L7, L9.
 #[test]
 fn offsets_have_no_gaps_and_never_go_back() {
     let data = tempfile::tempdir().expect("a data directory");
@@ -239,9 +241,9 @@ fn unknown_partitions_have_their_code() {
     assert_eq!(epoch_end(&mut wire, 4, "no-such-topic", 0, -1).error_code, unknown);
 }
 
-/// Old segments go by size; the log start moves forward only, is told everywhere, and below it there is nothing to fetch.
+/// Old segments go by size; the log start moves forward only, is told everywhere, by produce, too, and below it there is nothing to fetch.
 ///
-/// Proves: L11.
+/// Proves: L11, P15, D15.
 #[test]
 fn the_log_start_moves_forward_and_stays() {
     let data = tempfile::tempdir().expect("a data directory");
@@ -253,11 +255,14 @@ fn the_log_start_moves_forward_and_stays() {
     for _ in 0..6 {
         assert_eq!(produce(&mut wire, 9, "trimmed", id, 0, crate::batches::of_size(600_000)).error_code, 0);
     }
+    let deadline = Instant::now() + Duration::from_secs(60);
     let start = loop {
         let start = list(&mut wire, 5, "trimmed", wanted(-2)).offset;
         if start >= 4 {
             break start;
         }
+        assert!(Instant::now() < deadline, "old segments stay: the log starts at {start}");
+        std::thread::sleep(Duration::from_millis(10));
     };
     let at = |wire: &mut Wire, offset: i64| {
         wire.call(&crate::requests::fetch_from(id, 0, offset, 0), 13).responses.remove(0).partitions.remove(0)
@@ -267,9 +272,13 @@ fn the_log_start_moves_forward_and_stays() {
     let there = at(&mut wire, start);
     assert_eq!((there.error_code, there.log_start_offset, headers(&there)[0].base_offset), (0, start, start));
     assert_eq!(end_of(&mut wire, "trimmed", 0), 6);
+    let produced = produce(&mut wire, 9, "trimmed", id, 0, batch(&["last"]));
+    let later = list(&mut wire, 5, "trimmed", wanted(-2)).offset;
+    assert_eq!((produced.error_code, produced.base_offset), (0, 6));
+    assert!((start..=later).contains(&produced.log_start_offset), "{produced:?}, the log starts at {later}");
     broker.kill();
     let broker = Broker::on(data.path(), &settings);
     let mut wire = Wire::open(&broker.bootstrap);
-    assert!(list(&mut wire, 5, "trimmed", wanted(-2)).offset >= start);
-    assert_eq!(end_of(&mut wire, "trimmed", 0), 6);
+    assert!(list(&mut wire, 5, "trimmed", wanted(-2)).offset >= later);
+    assert_eq!(end_of(&mut wire, "trimmed", 0), 7);
 }

@@ -69,7 +69,7 @@ mod tests {
         }
     }
 
-    /// Proves: V5, V6, V8.
+    /// Proves: V5, V8.
     #[test]
     fn ranges_that_old_clients_derive_features_from() {
         let range = |key: i16| {

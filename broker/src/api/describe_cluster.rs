@@ -1,6 +1,7 @@
 //! DescribeCluster (60), versions 0 to 2: the brokers, as Metadata names them (KIP-700).
 //!
-//! Endpoint types (KIP-919, v1): this is a broker, so only type 1 is answered. Fenced brokers (KIP-1073, v2): there are none.
+//! Endpoint types (KIP-919, v1): this is a broker, so only type 1 is answered; controllers (2) get 114 and what does not exist 115, as from
+//! Kafka 4.3, with which a differential test compares it (A11 of the checklist has the two swapped). Fenced brokers (KIP-1073, v2): there are none.
 
 use std::sync::Arc;
 
