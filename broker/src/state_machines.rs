@@ -630,8 +630,14 @@ mod tests {
         config.data_dir = data.to_owned();
         config.wal_file_bytes = 4 << 20;
         let (clock, limits) = (Clock::system(), Limits::raise());
-        let options =
-            server::node_options(&config, Arc::new(RealDisk), &clock, &[], Admin::default(), &limits);
+        let options = server::node_options(
+            &config,
+            Arc::new(RealDisk),
+            &clock,
+            &[],
+            Admin::new(clock.clone()),
+            &limits,
+        );
         let node = Node::start(options).await.expect("a node");
         let broker = Broker::new(config, clock, node, Vec::new(), limits, Arc::new(Stopping::default()));
         Arc::new(broker.expect("a broker"))
