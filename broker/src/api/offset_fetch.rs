@@ -43,12 +43,13 @@ pub async fn handle(
         let mut groups = Vec::with_capacity(request.groups.len());
         let mut seen = HashSet::new();
         for group in request.groups {
-            if !seen.insert(group.group_id.clone()) {
-                continue;
-            }
-            let asked = group.topics.map(|topics| {
+            let asked: Asked = group.topics.map(|topics| {
                 topics.into_iter().map(|topic| (Arc::from(&*topic.name), topic.partition_indexes)).collect()
             });
+            // A group may be named again with other topics, as Kafka lets it.
+            if !seen.insert((group.group_id.clone(), asked.clone())) {
+                continue;
+            }
             groups.push(match fetch(broker, &group.group_id, asked).await {
                 Ok(topics) => OffsetFetchResponseGroup { group_id: group.group_id, topics, error_code: 0 },
                 Err(error) => OffsetFetchResponseGroup {
