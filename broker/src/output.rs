@@ -272,6 +272,10 @@ const PIECE_BYTES: u64 = 128 << 10;
 /// For so long after a commit more are expected.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// So long the sending thread waits for room in the socket. A client that reads makes room for the next hundred KiB in a fraction of
+/// it; going back to the connection each time would cost its thread, which producers need, a thousand turns a second per reader.
+const SOCKET_PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+
 /// More than the system reads ahead.
 const READ_AHEAD_BYTES: u64 = 16 << 20;
 
@@ -284,6 +288,15 @@ enum Ahead {
     Stopped,
     /// Nothing.
     Nothing,
+}
+
+/// Whether a socket takes bytes, waiting for it.
+fn takes_more(socket: &OwnedFd, patience: Timespec) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&patience)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Sends a range of a file until it is gone or the socket is full, in small pieces unless the system may read ahead.
@@ -314,6 +327,7 @@ fn send_file(
         match rustix::fs::sendfile(socket, descriptor, Some(&mut offset), left) {
             Ok(0) => break,
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) if takes_more(socket, SOCKET_PATIENCE)? => {}
             Err(rustix::io::Errno::AGAIN) if offset > position => break,
             Err(error) => return Err(error.into()),
         }
