@@ -19,7 +19,7 @@ use replication::{
 };
 use uuid::Uuid;
 
-use crate::topics::MAX_NAME;
+use crate::topics::{self, MAX_NAME};
 
 /// What is counted per topic.
 #[derive(Debug, Default)]
@@ -62,13 +62,8 @@ pub struct Topic {
 impl Topic {
     /// Whether it belongs to the brokers: clients read it, and do not write to it.
     pub fn is_internal(&self) -> bool {
-        is_internal(&self.info.name)
+        topics::is_internal(&self.info.name)
     }
-}
-
-/// Whether a topic of this name belongs to the brokers.
-pub fn is_internal(name: &str) -> bool {
-    matches!(name, "__consumer_offsets" | "__transaction_state" | "__share_group_state")
 }
 
 /// What became of a lookup.

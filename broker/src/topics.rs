@@ -10,8 +10,10 @@ use crate::api::Broker;
 pub(crate) const CONSUMER_OFFSETS: &str = "__consumer_offsets";
 /// The topic that will hold the state of transactions; its name is reserved.
 pub(crate) const TRANSACTION_STATE: &str = "__transaction_state";
+/// The topic of Kafka's share groups; its name is reserved.
+const SHARE_GROUP_STATE: &str = "__share_group_state";
 /// Topics that clients may not produce to.
-pub(crate) const INTERNAL: [&str; 2] = [CONSUMER_OFFSETS, TRANSACTION_STATE];
+pub(crate) const INTERNAL: [&str; 3] = [CONSUMER_OFFSETS, TRANSACTION_STATE, SHARE_GROUP_STATE];
 /// The directory of the metadata group has the form of a partition's, so no topic may take its name.
 const CLUSTER_METADATA: &str = "__cluster_metadata";
 
