@@ -7,7 +7,8 @@
 //! ```
 //! Pipelined: an operation is in effect when it is appended, and every answer, those of reads included, waits until all
 //! that was appended before it is committed. When an append fails, the state is ahead of the log: it is thrown away,
-//! whoever waits is told to look for the coordinator, and the partition is loaded again.
+//! whoever waits is told to look for the coordinator, and the partition is loaded again. So it is after a panic, which may
+//! have left the state half changed.
 //!
 //! The log stays bounded without compaction: when it exceeds what `rewrite_above` says, the whole live state is
 //! appended as ordinary records and, once they are committed, everything before them is trimmed.
@@ -17,7 +18,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -49,7 +53,7 @@ const LOAD_BYTES: usize = 1 << 20;
 const REWRITE_ABOVE: u64 = 16 << 20;
 /// How soon a partition that could not be loaded is tried again.
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
-/// How much later where loading it panicked, which is told each time.
+/// How much later where loading or serving it panicked, which is told each time.
 const PANIC_DELAY: Duration = Duration::from_secs(10);
 
 /// All coordinators of this node.
@@ -125,7 +129,7 @@ impl Coordinators {
             }
         }
         for host in self.all(broker) {
-            if let Some(active) = lock(&host.state).as_mut() {
+            if let Some(active) = host.state().as_mut() {
                 active.forget_gone(&host);
             }
         }
@@ -202,12 +206,18 @@ impl Coordinators {
                 clock: broker.clock.clone(),
                 config: group_config(&broker.config),
                 state: Mutex::default(),
+                next_append: AtomicU64::new(0),
                 completions: Arc::default(),
                 changed: Notify::new(),
             });
             let (running, hosts) = (Arc::clone(&host), Arc::clone(&self.hosts));
             broker.runtime.spawn(async move {
-                running.run().await;
+                while let Err(error) = tokio::spawn(Arc::clone(&running).run()).await
+                    && error.is_panic()
+                {
+                    tracing::error!(partition = ?running.partition, "groups are loaded again: {error}");
+                    tokio::time::sleep(PANIC_DELAY).await;
+                }
                 lock(&hosts).remove(&(topic, index));
             });
             host
@@ -239,7 +249,10 @@ struct Host {
     node: Weak<Node>,
     clock: Clock,
     config: GroupConfig,
+    /// None while it is loaded.
     state: Mutex<Option<Active>>,
+    /// The token of the next append. None repeats: the result of one of a state that was thrown away may come late.
+    next_append: AtomicU64,
     completions: Arc<CompletionQueue>,
     /// The next deadline may be another.
     changed: Notify,
@@ -251,9 +264,8 @@ struct Active {
     coordinator: Coordinator,
     askers: HashMap<Token, oneshot::Sender<Response>>,
     next_token: u64,
-    /// Appends that are not committed, oldest first; the token of the oldest.
+    /// Appends that are not committed, oldest first.
     appends: VecDeque<Append>,
-    first_append: u64,
     /// Bytes that a load would replay.
     log_bytes: u64,
     /// What of them goes once the rewrite on its way is committed and the log trimmed to it.
@@ -261,21 +273,21 @@ struct Active {
 }
 
 /// An append on its way, and the answers that may be given once it is committed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Append {
+    token: u64,
     answers: Vec<(oneshot::Sender<Response>, Response)>,
     /// The state's first batch of a rewrite: once committed, what is before it can go.
     begins_rewrite: bool,
 }
 
 impl Active {
-    fn new(coordinator: Coordinator, log_bytes: u64, first_append: u64) -> Self {
+    fn new(coordinator: Coordinator, log_bytes: u64) -> Self {
         Self {
             coordinator,
             askers: HashMap::new(),
             next_token: 0,
             appends: VecDeque::new(),
-            first_append,
             log_bytes,
             superseded: None,
         }
@@ -284,8 +296,8 @@ impl Active {
     fn append(&mut self, host: &Host, records: &[Record], begins_rewrite: bool) {
         let mut begins_rewrite = begins_rewrite;
         for batch in batches(records, host.clock.now_ms()) {
-            let token = self.first_append + self.appends.len() as u64;
-            self.appends.push_back(Append { begins_rewrite, ..Append::default() });
+            let token = host.next_append.fetch_add(1, Ordering::Relaxed);
+            self.appends.push_back(Append { token, answers: Vec::new(), begins_rewrite });
             begins_rewrite = false;
             self.log_bytes += batch.size() as u64;
             host.partition.append(batch, Acks::All, Completion::Queue(Arc::clone(&host.completions), token));
@@ -350,8 +362,20 @@ fn rewrite_above(live_bytes: usize) -> u64 {
 }
 
 impl Host {
+    /// The state, which is thrown away where whoever held it panicked.
+    fn state(&self) -> MutexGuard<'_, Option<Active>> {
+        self.state.lock().unwrap_or_else(|poisoned| {
+            self.state.clear_poison();
+            let mut state = poisoned.into_inner();
+            tracing::error!(partition = ?self.partition, "groups are loaded again after a panic");
+            *state = None;
+            self.changed.notify_one();
+            state
+        })
+    }
+
     fn ask(&self, request: Request) -> Result<oneshot::Receiver<Response>, GroupError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         let active = state.as_mut().ok_or(GroupError::Loading)?;
         if active.is_late(self, &request) {
             // The client asks again, and is told which topic there is no more.
@@ -370,33 +394,32 @@ impl Host {
     }
 
     fn change(&self, change: impl FnOnce(&mut Coordinator, i64) -> Outcome) {
-        if let Some(active) = lock(&self.state).as_mut() {
+        if let Some(active) = self.state().as_mut() {
             let outcome = change(&mut active.coordinator, self.clock.now_ms());
             active.take(self, outcome);
         }
     }
 
     fn read(&self, read: impl FnOnce(&Coordinator)) {
-        if let Some(active) = lock(&self.state).as_ref() {
+        if let Some(active) = self.state().as_ref() {
             read(&active.coordinator);
         }
     }
 
     /// Throws the state away for good: whoever waits is told to look for the coordinator, and [`Host::run`] finds the topic deleted.
     fn end(&self) {
-        *lock(&self.state) = None;
+        *self.state() = None;
         self.changed.notify_one();
     }
 
     /// Loads, then serves until an append fails; again and again until the topic is gone.
     async fn run(self: Arc<Self>) {
-        let mut first_append = 0;
         loop {
             let host = Arc::clone(&self);
             match tokio::task::spawn_blocking(move || host.load()).await {
                 Ok(Ok((coordinator, log_bytes))) => {
-                    self.begin(coordinator, log_bytes, first_append);
-                    first_append = self.serve(first_append).await;
+                    self.begin(coordinator, log_bytes);
+                    self.serve().await;
                 }
                 Ok(Err(ReplicationError::TopicDeleted)) => {
                     tracing::debug!(partition = ?self.partition, "groups end with their topic");
@@ -420,10 +443,10 @@ impl Host {
     /// Takes up what was loaded. Offsets of topics that went since they were stored go first: whoever deletes a topic tells only the
     /// coordinators that are loaded, and a crash may come before they have appended it. The image is complete: a node has caught up with its
     /// metadata before it has any host.
-    fn begin(&self, coordinator: Coordinator, log_bytes: u64, first_append: u64) {
+    fn begin(&self, coordinator: Coordinator, log_bytes: u64) {
         // From before the image is read until the state stands: a topic that goes is either gone in the image, or told to the state.
-        let mut state = lock(&self.state);
-        let mut active = Active::new(coordinator, log_bytes, first_append);
+        let mut state = self.state();
+        let mut active = Active::new(coordinator, log_bytes);
         let outcome = active.coordinator.loaded(self.clock.now_ms());
         active.take(self, outcome);
         active.forget_gone(self);
@@ -484,14 +507,13 @@ impl Host {
         }
     }
 
-    /// Gives answers as appends are committed, and time to the state machine; returns the token that follows the last one
-    /// used, once an append failed, or `first_append` where the host ended.
-    async fn serve(self: &Arc<Self>, first_append: u64) -> u64 {
+    /// Gives answers as appends are committed, and time to the state machine, until the state is thrown away.
+    async fn serve(self: &Arc<Self>) {
         let mut finished: Vec<(u64, AppendResult)> = Vec::new();
         loop {
-            let next = match &*lock(&self.state) {
+            let next = match &*self.state() {
                 Some(active) => active.coordinator.next_deadline(),
-                None => return first_append,
+                None => return,
             };
             let wait = next.map_or(Duration::from_secs(3_600), |at| {
                 Duration::from_millis((at - self.clock.now_ms()).max(0).unsigned_abs())
@@ -500,9 +522,7 @@ impl Host {
                 () = self.completions.finished() => {
                     self.completions.drain(&mut finished);
                     for (token, result) in finished.drain(..) {
-                        if let Some(next) = self.finish(token, result) {
-                            return next;
-                        }
+                        self.finish(token, result);
                     }
                 }
                 () = self.changed.notified() => {}
@@ -511,17 +531,15 @@ impl Host {
         }
     }
 
-    /// Takes in one finished append. `Some` where the state was thrown away.
-    fn finish(self: &Arc<Self>, token: u64, result: AppendResult) -> Option<u64> {
-        let mut state = lock(&self.state);
-        let active = state.as_mut()?;
-        let place = token.checked_sub(active.first_append).and_then(|place| usize::try_from(place).ok());
+    /// Takes in one finished append. One that failed ends the state.
+    fn finish(self: &Arc<Self>, token: u64, result: AppendResult) {
+        let mut state = self.state();
+        let Some(active) = state.as_mut() else { return };
         // Others are of a state that was thrown away.
-        let place = place.filter(|place| *place < active.appends.len())?;
+        let Some(place) = active.appends.iter().position(|append| append.token == token) else { return };
         let failed = match result {
             Ok(appended) if place == 0 => {
-                let append = active.appends.pop_front()?;
-                active.first_append += 1;
+                let Some(append) = active.appends.pop_front() else { return };
                 for (asker, response) in append.answers {
                     drop(asker.send(response));
                 }
@@ -530,16 +548,14 @@ impl Host {
                 } else {
                     active.rewrite_if_long(self);
                 }
-                return None;
+                return;
             }
             Ok(_) => "an append was committed before an earlier one".to_owned(),
             // Also where it is not the oldest: one that is refused at once is heard of before those on their way.
             Err(error) => error.to_string(),
         };
         tracing::warn!(partition = ?self.partition, "groups are loaded again: {failed}");
-        let next = active.first_append + active.appends.len() as u64;
         *state = None;
-        Some(next)
     }
 
     async fn trim(self: Arc<Self>, offset: i64) {
@@ -547,7 +563,7 @@ impl Host {
         if let Err(error) = &trimmed {
             tracing::warn!(partition = ?self.partition, "the log of groups is not trimmed: {error}");
         }
-        if let Some(active) = lock(&self.state).as_mut() {
+        if let Some(active) = self.state().as_mut() {
             let superseded = active.superseded.take().unwrap_or(0);
             if trimmed.is_ok() {
                 active.log_bytes = active.log_bytes.saturating_sub(superseded);
@@ -736,6 +752,50 @@ mod tests {
             let served = codes(&broker).await;
             let expected = [79, 25, 25, 0, 0, 0, 0, 0, 0, 0];
             assert_eq!(served.iter().map(|(_, code)| *code).collect::<Vec<_>>(), expected, "{served:?}");
+            broker.node.shutdown().await;
+        });
+    }
+
+    /// A panic while the state changes, or in the task that serves it, costs the state of memory and nothing else.
+    #[test]
+    fn a_coordinator_that_panics_is_loaded_again() {
+        let data = tempfile::tempdir().expect("a data directory");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let broker = broker(data.path()).await;
+            topics::create_with_defaults(&broker, "t").await.expect("a topic");
+            topics::create_with_defaults(&broker, CONSUMER_OFFSETS).await.expect("the offsets topic");
+            let topic = OffsetCommitRequestTopic {
+                name: "t".into(),
+                partitions: vec![OffsetCommitRequestPartition { committed_offset: 7, ..Default::default() }],
+            };
+            let commit = OffsetCommitRequest {
+                group_id: "g".into(),
+                generation_id_or_member_epoch: -1,
+                topics: vec![topic],
+                ..Default::default()
+            };
+            let fetch = OffsetFetchRequest { group_id: "g".into(), topics: None, ..Default::default() };
+            let end = std::time::Instant::now() + Duration::from_secs(60);
+            let wait = async || {
+                assert!(std::time::Instant::now() < end, "the coordinator never came back");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            };
+            while call(&broker, &commit, 8).await.topics[0].partitions[0].error_code != 0 {
+                wait().await;
+            }
+            let host = broker.coordinators.host_of(&broker, "g").expect("the coordinator");
+            let panicking = Arc::clone(&host);
+            let panicked = tokio::spawn(async move {
+                panicking.change(|_, _| panic!("planted"));
+            });
+            assert!(panicked.await.is_err_and(|error| error.is_panic()));
+            assert_eq!(call(&broker, &commit, 8).await.topics[0].partitions[0].error_code, 14);
+            while call(&broker, &fetch, 7).await.error_code != 0 {
+                wait().await;
+            }
+            let fetched = call(&broker, &fetch, 7).await;
+            assert_eq!(fetched.topics[0].partitions[0].committed_offset, 7);
             broker.node.shutdown().await;
         });
     }
