@@ -48,7 +48,7 @@ pub struct LogId {
 }
 
 /// A Raft vote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Vote {
     /// The term voted in.
     pub term: u64,

@@ -27,7 +27,7 @@
 //! ones on the disk, and bytes found after a kill -9 may never have left memory.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io::IoSlice,
     path::{Path, PathBuf},
     sync::Arc,
@@ -384,8 +384,8 @@ struct Redo<'a> {
     dirs: HashMap<ReplicaId, PathBuf>,
     /// Segment files open for writing, by replica and base offset.
     open: HashMap<(ReplicaId, i64), Arc<dyn DiskFile>>,
-    /// Every file written.
-    touched: HashSet<(ReplicaId, i64)>,
+    /// Every file written; in order, so that recovery does the same to the same disk, and a crash in it can be repeated.
+    touched: BTreeSet<(ReplicaId, i64)>,
     /// Replicas that cannot be written.
     failed: HashMap<ReplicaId, LogStoreError>,
     /// Batches that an earlier recovery could not write.
@@ -403,7 +403,7 @@ impl<'a> Redo<'a> {
             history,
             dirs,
             open: HashMap::new(),
-            touched: HashSet::new(),
+            touched: BTreeSet::new(),
             failed: HashMap::new(),
             rescued: HashMap::new(),
             needless: Vec::new(),
@@ -540,7 +540,7 @@ impl<'a> Redo<'a> {
         if self.failed.is_empty() || mutation.planted(Mutation::NothingRescued) {
             return Ok(());
         }
-        let mut kept: HashMap<ReplicaId, Vec<WalRecord>> = HashMap::new();
+        let mut kept: BTreeMap<ReplicaId, Vec<WalRecord>> = BTreeMap::new();
         for replica in self.failed.keys() {
             kept.insert(*replica, self.rescued.remove(replica).unwrap_or_default());
         }
@@ -778,7 +778,7 @@ impl<'a> Redo<'a> {
         if mutation.planted(Mutation::DirectoriesNotSynced) {
             return Ok(());
         }
-        let touched: HashSet<_> = self.touched.iter().map(|(replica, _)| &self.dirs[replica]).collect();
+        let touched: BTreeSet<_> = self.touched.iter().map(|(replica, _)| &self.dirs[replica]).collect();
         for dir in touched {
             self.disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))?;
         }

@@ -472,6 +472,11 @@ impl Enumeration {
         for at in (1..points.len()).rev() {
             points.swap(at, self.random.below(at + 1));
         }
+        // and each has its kill -9, before chance decides which are looked at closely
+        for point in &points {
+            self.judge(point.files.clone(), point, DEPTH, "kill -9");
+        }
+        self.judged.clear();
         self.explore(points, 0);
         Ok(())
     }
@@ -535,9 +540,8 @@ impl Enumeration {
             return;
         }
         let fingerprint = files.fingerprint();
-        let worlds: Vec<_> = point.allowed.0.iter().map(Arc::as_ptr).collect();
         let mut hasher = std::hash::DefaultHasher::new();
-        (fingerprint, worlds, how).hash(&mut hasher);
+        (fingerprint, &point.allowed.0, how).hash(&mut hasher);
         if !self.judged.insert(std::hash::Hasher::finish(&hasher)) {
             return;
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use log_store::{LogId, ReplicaId, Vote};
 
 /// An entry of a replica's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ModelEntry {
     pub(crate) log_id: LogId,
     pub(crate) offset: i64,
@@ -36,7 +36,7 @@ pub(crate) fn trim_of(bytes: &[u8]) -> Option<i64> {
 const TRIM: &str = "the log starts at ";
 
 /// A replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ModelGroup {
     pub(crate) topic: String,
     pub(crate) vote: Option<Vote>,
@@ -64,7 +64,7 @@ impl ModelGroup {
 }
 
 /// All replicas of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     pub(crate) groups: BTreeMap<ReplicaId, ModelGroup>,
 }
