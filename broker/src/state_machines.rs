@@ -54,7 +54,7 @@ const REWRITE_ABOVE: u64 = 16 << 20;
 /// How soon a partition that could not be loaded is tried again.
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
 /// How much later where loading or serving it panicked, which is told each time.
-const PANIC_DELAY: Duration = Duration::from_secs(10);
+const PANIC_DELAY: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 10_000 });
 
 /// All coordinators of this node.
 #[derive(Debug, Default)]
@@ -209,6 +209,8 @@ impl Coordinators {
                 next_append: AtomicU64::new(0),
                 completions: Arc::default(),
                 changed: Notify::new(),
+                #[cfg(test)]
+                panics: Default::default(),
             });
             let (running, hosts) = (Arc::clone(&host), Arc::clone(&self.hosts));
             broker.runtime.spawn(async move {
@@ -216,6 +218,7 @@ impl Coordinators {
                     && error.is_panic()
                 {
                     tracing::error!(partition = ?running.partition, "groups are loaded again: {error}");
+                    running.end();
                     tokio::time::sleep(PANIC_DELAY).await;
                 }
                 lock(&hosts).remove(&(topic, index));
@@ -256,6 +259,9 @@ struct Host {
     completions: Arc<CompletionQueue>,
     /// The next deadline may be another.
     changed: Notify,
+    /// A panic that a test plants in the serving task.
+    #[cfg(test)]
+    panics: std::sync::atomic::AtomicBool,
 }
 
 /// A loaded coordinator.
@@ -406,7 +412,7 @@ impl Host {
         }
     }
 
-    /// Throws the state away for good: whoever waits is told to look for the coordinator, and [`Host::run`] finds the topic deleted.
+    /// Throws the state away: whoever waits is told to look for the coordinator, and [`Host::run`] loads it again, or finds the topic deleted.
     fn end(&self) {
         *self.state() = None;
         self.changed.notify_one();
@@ -426,15 +432,14 @@ impl Host {
                     return;
                 }
                 Ok(Err(ReplicationError::Stopping)) => return,
-                // The runtime ends.
-                Err(error) if error.is_cancelled() => return,
                 Ok(Err(error)) => {
                     tracing::debug!(partition = ?self.partition, "groups are loaded again later: {error}")
                 }
-                Err(error) => {
-                    tracing::error!(partition = ?self.partition, "groups could not be loaded: {error}");
-                    tokio::time::sleep(PANIC_DELAY).await;
-                }
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime ends.
+                    Err(_) => return,
+                },
             }
             tokio::time::sleep(RELOAD_DELAY).await;
         }
@@ -511,6 +516,8 @@ impl Host {
     async fn serve(self: &Arc<Self>) {
         let mut finished: Vec<(u64, AppendResult)> = Vec::new();
         loop {
+            #[cfg(test)]
+            assert!(!self.panics.swap(false, Ordering::SeqCst), "planted");
             let next = match &*self.state() {
                 Some(active) => active.coordinator.next_deadline(),
                 None => return,
@@ -785,15 +792,25 @@ mod tests {
                 wait().await;
             }
             let host = broker.coordinators.host_of(&broker, "g").expect("the coordinator");
-            let panicking = Arc::clone(&host);
-            let panicked = tokio::spawn(async move {
-                panicking.change(|_, _| panic!("planted"));
-            });
-            assert!(panicked.await.is_err_and(|error| error.is_panic()));
+            let changing = Arc::clone(&host);
+            let changed = tokio::spawn(async move { changing.change(|_, _| panic!("planted")) });
+            assert!(changed.await.is_err_and(|error| error.is_panic()));
             assert_eq!(call(&broker, &commit, 8).await.topics[0].partitions[0].error_code, 14);
             while call(&broker, &fetch, 7).await.error_code != 0 {
                 wait().await;
             }
+            host.panics.store(true, Ordering::SeqCst);
+            host.changed.notify_one();
+            while host.panics.load(Ordering::SeqCst) {
+                wait().await;
+            }
+            // nothing is committed without the serving task
+            let served = async {
+                while call(&broker, &commit, 8).await.topics[0].partitions[0].error_code != 0 {
+                    wait().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), served).await.expect("a coordinator that serves");
             let fetched = call(&broker, &fetch, 7).await;
             assert_eq!(fetched.topics[0].partitions[0].committed_offset, 7);
             broker.node.shutdown().await;
