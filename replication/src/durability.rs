@@ -102,8 +102,11 @@ impl Bench {
         arrives: impl Fn(usize) -> bool,
     ) -> Seen {
         let left = tempfile::tempdir().unwrap();
-        copy_directory(self.dir.path(), left.path());
-        for (number, (path, position, bytes)) in self.disk.unsynced().into_iter().enumerate() {
+        let unsynced = self.disk.at_one_instant(|| {
+            copy_directory(self.dir.path(), left.path());
+            self.disk.unsynced()
+        });
+        for (number, (path, position, bytes)) in unsynced.into_iter().enumerate() {
             if arrives(number) {
                 let file = left.path().join(path.strip_prefix(self.dir.path()).unwrap());
                 let file = std::fs::File::options().write(true).open(file).unwrap();
@@ -147,7 +150,8 @@ fn copy_directory(from: &Path, to: &Path) {
             std::fs::create_dir(&target).unwrap();
             copy_directory(&entry.path(), &target);
         } else {
-            std::fs::copy(entry.path(), target).unwrap();
+            std::fs::copy(entry.path(), target)
+                .unwrap_or_else(|error| panic!("{}: {error}", entry.path().display()));
         }
     }
 }

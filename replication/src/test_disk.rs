@@ -6,7 +6,7 @@ use std::{
     ops::Range,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use bytes::Bytes;
@@ -53,6 +53,14 @@ struct Rules {
 struct Shared {
     rules: Mutex<Rules>,
     changed: Condvar,
+    /// Held by each change while it goes on, and by whoever looks at the disk as of one instant. Taken before `rules`.
+    changing: RwLock<()>,
+}
+
+impl Shared {
+    fn change(&self) -> RwLockReadGuard<'_, ()> {
+        self.changing.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The disk.
@@ -81,6 +89,12 @@ impl TestDisk {
         while rules.passes > 0 {
             rules = self.shared.changed.wait(rules).unwrap();
         }
+    }
+
+    /// Looks at the disk while nothing on it changes, as a power cut does. A sync that is held has changed nothing yet.
+    pub(crate) fn at_one_instant<R>(&self, look: impl FnOnce() -> R) -> R {
+        let _nothing_changes = self.shared.changing.write().unwrap_or_else(PoisonError::into_inner);
+        look()
     }
 
     /// Writes to the write-ahead log that no sync followed.
@@ -159,11 +173,13 @@ fn ends_with(path: &Path, suffix: &str) -> bool {
 
 impl Disk for TestDisk {
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
+        let _change = self.shared.change();
         let file = self.disk.open(path, access)?;
         Ok(Arc::new(TestFile { file, path: path.to_owned(), shared: Arc::clone(&self.shared) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _change = self.shared.change();
         if lock(&self.shared.rules).failing_renames.is_some_and(|suffix| ends_with(to, suffix)) {
             return Err(io::Error::other("planted"));
         }
@@ -171,15 +187,18 @@ impl Disk for TestDisk {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let _change = self.shared.change();
         lock(&self.shared.rules).events.push(Event::Removed(path.to_owned()));
         self.disk.remove_file(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let _change = self.shared.change();
         self.disk.remove_dir(path)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let _change = self.shared.change();
         if lock(&self.shared.rules).failing_dirs {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
@@ -195,10 +214,12 @@ impl Disk for TestDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let _change = self.shared.change();
         self.disk.sync_dir(dir)
     }
 
     fn sync_file_system(&self, path: &Path) -> io::Result<()> {
+        let _change = self.shared.change();
         self.disk.sync_file_system(path)
     }
 
@@ -210,6 +231,7 @@ impl Disk for TestDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let _change = self.shared.change();
         self.disk.lock(path)
     }
 }
@@ -241,6 +263,7 @@ impl DiskFile for TestFile {
     }
 
     fn write_all_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
+        let _change = self.shared.change();
         {
             let mut rules = lock(&self.shared.rules);
             if let Some((suffix, kind)) = rules.failing_writes
@@ -277,6 +300,7 @@ impl DiskFile for TestFile {
             return Err(io::Error::other("planted"));
         }
         drop(rules);
+        let _change = self.shared.change();
         self.file.sync()?;
         let mut rules = lock(&self.shared.rules);
         rules.events.push(Event::Synced(self.path.clone()));
@@ -285,11 +309,13 @@ impl DiskFile for TestFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let _change = self.shared.change();
         lock(&self.shared.rules).events.push(Event::Cut(self.path.clone()));
         self.file.set_len(len)
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
+        let _change = self.shared.change();
         if lock(&self.shared.rules).failing_reservations.is_some_and(|suffix| ends_with(&self.path, suffix)) {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
