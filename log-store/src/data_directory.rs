@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::{
     LogStoreError,
     checkpoint::{CHECKPOINT, CHECKPOINT_COPY},
-    disk::{Access, Disk, DiskFile, write_cache_file, write_file_atomically},
+    disk::{Access, DirEntry, Disk, DiskFile, write_cache_file, write_file_atomically},
     wal,
 };
 
@@ -72,32 +72,29 @@ pub struct DataDirectory {
 }
 
 impl DataDirectory {
-    /// Locks and checks a directory, making it where it is missing. Nothing else is written.
+    /// Checks and locks a directory, making it where it is missing. Nothing else is written, and nothing where it is refused
+    /// for what it holds.
     ///
     /// # Errors
     /// [`LogStoreError::Refused`] where it is in use, belongs to something else, or is of a newer format;
     /// [`LogStoreError::Io`].
     pub fn open(disk: Arc<dyn Disk>, path: &Path, opener: &Opener) -> Result<Self, LogStoreError> {
+        let wal_dir = opener.wal_dir.clone().unwrap_or_else(|| path.join("wal"));
+        // What is refused gets no lock file. What is not may have become somebody's by the time it is locked.
+        check(&*disk, path, &wal_dir, opener)?;
         make_dirs(&*disk, path)?;
         let mut locks = vec![lock(&*disk, path)?];
-        let known = read_meta(&*disk, path)?;
-        if let Some(meta) = &known {
-            check_meta(path, meta, opener)?;
-        } else {
-            check_new(&*disk, path)?;
-        }
-        let wal_dir = opener.wal_dir.clone().unwrap_or_else(|| path.join("wal"));
         make_dirs(&*disk, &wal_dir)?;
         if opener.wal_dir.is_some() {
             locks.push(lock(&*disk, &wal_dir)?);
         }
+        let known = check(&*disk, path, &wal_dir, opener)?;
         let fresh = known.is_none();
         let meta = known.unwrap_or_else(|| Meta {
             cluster_id: opener.cluster_id.clone().unwrap_or_else(|| opener.new_cluster_id.clone()),
             node_id: opener.node_id,
             directory_id: opener.new_directory_id,
         });
-        check_wal_dir(&*disk, path, &wal_dir, &meta, fresh)?;
         Ok(Self { disk, path: path.to_owned(), wal_dir, meta, fresh, _locks: locks })
     }
 
@@ -230,6 +227,27 @@ fn read_meta(disk: &dyn Disk, dir: &Path) -> Result<Option<Meta>, LogStoreError>
     })
 }
 
+/// Whose directory this is, `None` where it is nobody's yet. Changes nothing.
+fn check(
+    disk: &dyn Disk,
+    dir: &Path,
+    wal_dir: &Path,
+    opener: &Opener,
+) -> Result<Option<Meta>, LogStoreError> {
+    let known = read_meta(disk, dir)?;
+    match &known {
+        Some(meta) => {
+            check_meta(dir, meta, opener)?;
+            check_wal_dir(disk, dir, wal_dir, meta)?;
+        }
+        None => {
+            check_new(disk, dir)?;
+            check_new_wal_dir(disk, dir, wal_dir)?;
+        }
+    }
+    Ok(known)
+}
+
 fn check_meta(dir: &Path, meta: &Meta, opener: &Opener) -> Result<(), LogStoreError> {
     let refuse = |what: &str, theirs: &str, ours: &str| {
         Err(LogStoreError::Refused(format!(
@@ -251,7 +269,7 @@ fn check_meta(dir: &Path, meta: &Meta, opener: &Opener) -> Result<(), LogStoreEr
 
 /// A directory without identity may hold what a first start that was cut short leaves, and nothing else.
 fn check_new(disk: &dyn Disk, dir: &Path) -> Result<(), LogStoreError> {
-    for entry in disk.list(dir).map_err(LogStoreError::io("list", dir))? {
+    for entry in list_if_there(disk, dir)? {
         let name = entry.name.to_string_lossy();
         let ours = [LOCK, CHECKPOINT, CHECKPOINT_COPY, "wal", "lost+found"].contains(&&*name);
         if !ours && !name.ends_with(".tmp") {
@@ -265,35 +283,30 @@ fn check_new(disk: &dyn Disk, dir: &Path) -> Result<(), LogStoreError> {
     Ok(())
 }
 
-fn check_wal_dir(
-    disk: &dyn Disk,
-    data: &Path,
-    wal_dir: &Path,
-    meta: &Meta,
-    fresh: bool,
-) -> Result<(), LogStoreError> {
+fn check_wal_dir(disk: &dyn Disk, data: &Path, wal_dir: &Path, meta: &Meta) -> Result<(), LogStoreError> {
     let path = wal_dir.join(OWNER);
-    if !fresh {
-        let owner = if disk.exists(&path).map_err(LogStoreError::io("look for", &path))? {
-            let file = disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
-            String::from_utf8(file.read_all().map_err(LogStoreError::io("read", &path))?).ok()
-        } else {
-            None
-        };
-        if owner.as_deref().map(str::trim) != Some(meta.directory_id.to_string().as_str()) {
-            return Err(LogStoreError::Refused(format!(
-                "{} does not hold the write-ahead log of {} ({} should say {}): set wal.dir to the directory used \
-                 before, or move its files here",
-                wal_dir.display(),
-                data.display(),
-                path.display(),
-                meta.directory_id
-            )));
-        }
-        return Ok(());
+    let owner = if disk.exists(&path).map_err(LogStoreError::io("look for", &path))? {
+        let file = disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
+        String::from_utf8(file.read_all().map_err(LogStoreError::io("read", &path))?).ok()
+    } else {
+        None
+    };
+    if owner.as_deref().map(str::trim) != Some(meta.directory_id.to_string().as_str()) {
+        return Err(LogStoreError::Refused(format!(
+            "{} does not hold the write-ahead log of {} ({} should say {}): set wal.dir to the directory used before, or \
+             move its files here",
+            wal_dir.display(),
+            data.display(),
+            path.display(),
+            meta.directory_id
+        )));
     }
-    // a first start writes no round: a log with rounds is somebody's
-    for entry in disk.list(wal_dir).map_err(LogStoreError::io("list", wal_dir))? {
+    Ok(())
+}
+
+/// A first start writes no round: a log with rounds is somebody's.
+fn check_new_wal_dir(disk: &dyn Disk, data: &Path, wal_dir: &Path) -> Result<(), LogStoreError> {
+    for entry in list_if_there(disk, wal_dir)? {
         if wal::file_number(&entry.name).is_none() {
             continue;
         }
@@ -310,6 +323,13 @@ fn check_wal_dir(
         }
     }
     Ok(())
+}
+
+fn list_if_there(disk: &dyn Disk, dir: &Path) -> Result<Vec<DirEntry>, LogStoreError> {
+    if !disk.exists(dir).map_err(LogStoreError::io("look for", dir))? {
+        return Ok(Vec::new());
+    }
+    disk.list(dir).map_err(LogStoreError::io("list", dir))
 }
 
 /// Writes `partition.metadata` where it is missing or names another topic.

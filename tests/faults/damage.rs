@@ -143,6 +143,38 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     contents
 }
 
+/// Nothing below a folder is another than before.
+fn assert_unchanged(folder: &Path, before: &BTreeMap<PathBuf, Vec<u8>>) {
+    let after = contents(folder);
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    for (path, bytes) in before {
+        assert!(after[path] == *bytes, "{} is another", path.display());
+    }
+}
+
+/// What belongs to somebody else is refused before anything is made in it, a lock file included.
+#[test]
+fn what_belongs_to_others_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("pictures")).expect("a folder");
+    fs::write(path("pictures/holiday.jpg"), b"sun").expect("writing");
+    let before = contents(folder.path());
+    let said = refused(&path("pictures"), &[]);
+    assert!(said.contains("holiday.jpg") && said.contains("empty directory"), "{said}");
+    assert_unchanged(folder.path(), &before);
+
+    let wal_dir = format!("wal.dir={}", path("wal").display());
+    stop(Broker::on(&path("first"), &[&SMALL_RING[..], &["--set", &wal_dir]].concat()));
+    let before = contents(folder.path());
+    let said = refused(&path("second"), &["--set", &wal_dir]);
+    assert!(said.contains("another data directory"), "{said}");
+    assert_unchanged(folder.path(), &before);
+    let said = refused(&path("first"), &[]);
+    assert!(said.contains("set wal.dir"), "{said}");
+    assert_unchanged(folder.path(), &before);
+}
+
 /// A second process, another node's directory, a newer format and an illegible identity are refused in words, with exit code 1, and
 /// nothing is changed.
 #[test]
@@ -154,18 +186,10 @@ fn a_data_directory_is_guarded() {
     assert!(said.contains("in use") || said.contains("another process"), "{said}");
     stop(broker);
 
-    let unchanged = |before: &BTreeMap<PathBuf, Vec<u8>>| {
-        let after = contents(data.path());
-        let names = |contents: &BTreeMap<PathBuf, Vec<u8>>| contents.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(before), names(&after));
-        for (path, bytes) in before {
-            assert!(after[path] == *bytes, "{} is another", path.display());
-        }
-    };
     let before = contents(data.path());
     let said = refused(data.path(), &["--node-id", "7"]);
     assert!(said.contains('7') && said.contains("node"), "{said}");
-    unchanged(&before);
+    assert_unchanged(data.path(), &before);
 
     let meta = data.path().join("meta.toml");
     let text = fs::read_to_string(&meta).expect("meta.toml");
@@ -178,7 +202,7 @@ fn a_data_directory_is_guarded() {
         let before = contents(data.path());
         let said = refused(data.path(), &[]);
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
-        unchanged(&before);
+        assert_unchanged(data.path(), &before);
     }
     fs::write(&meta, text).expect("writing");
     let broker = Broker::on(data.path(), &SMALL_RING);
