@@ -37,6 +37,8 @@ use crate::{
 
 /// So many rebalances are remembered per group.
 const REBALANCES_KEPT: usize = 50;
+/// Where nobody joined, so long at least until it is looked at again: clients may allow themselves no time at all.
+const SHORTEST_WAIT_MS: i64 = 1_000;
 
 /// The state of a group; displayed as Kafka writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -731,6 +733,13 @@ impl ClassicGroup {
         token: Token,
         turn: &mut Turn<'_>,
     ) {
+        if self.state == State::Stable {
+            let bytes = self.metadata_with(old_id, &new_id, &request).encode().len();
+            if bytes > turn.config.max_record_bytes {
+                turn.joined(token, Err(GroupError::GroupTooLarge { bytes }));
+                return;
+            }
+        }
         let old_leader = self.leader.clone();
         let supports_skip_assignment = request.supports_skip_assignment;
         self.rename(old_id, &new_id, turn);
@@ -829,7 +838,7 @@ impl ClassicGroup {
         } else if first || self.all_joined() {
             self.complete_join(turn);
         } else {
-            self.wait_for_joins(turn);
+            self.wait_for_joins(0, turn);
         }
     }
 
@@ -852,8 +861,8 @@ impl ClassicGroup {
         self.members.len() == self.awaiting_join && self.pending_join.is_empty()
     }
 
-    fn wait_for_joins(&self, turn: &mut Turn<'_>) {
-        let due_ms = turn.now_ms + self.rebalance_timeout_ms();
+    fn wait_for_joins(&self, at_least_ms: i64, turn: &mut Turn<'_>) {
+        let due_ms = turn.now_ms + self.rebalance_timeout_ms().max(at_least_ms);
         turn.deadlines.set(Deadline::Join { group_id: self.group_id.clone() }, due_ms);
     }
 
@@ -893,7 +902,7 @@ impl ClassicGroup {
             self.begin_generation(turn);
         } else {
             // Only static members that have not come back: they keep their places until their sessions end.
-            self.wait_for_joins(turn);
+            self.wait_for_joins(SHORTEST_WAIT_MS, turn);
         }
     }
 
@@ -1022,6 +1031,19 @@ impl ClassicGroup {
                 })
                 .collect(),
         }
+    }
+
+    /// What would be stored if a static member's successor had its place.
+    fn metadata_with(&self, old_id: &Arc<str>, new_id: &Arc<str>, request: &JoinGroup) -> GroupMetadata {
+        let mut metadata = self.metadata();
+        if let Some(member) = metadata.members.iter_mut().find(|member| member.member_id == *old_id) {
+            let chosen = request.protocols.iter().find(|(name, _)| Some(name) == self.protocol.as_ref());
+            member.subscription = chosen.map(|(_, metadata)| metadata.clone()).unwrap_or_default();
+            member.member_id = new_id.clone();
+            member.client_id = request.client_id.clone();
+            member.client_host = request.client_host.clone();
+        }
+        metadata
     }
 
     fn store(&mut self, stored: Bytes, turn: &mut Turn<'_>) {

@@ -12,7 +12,7 @@
 //! > reload                the coordinator is lost, and what it stored is loaded again
 //! > wait 500                time passes, without a deadline missed
 //! options of join: instance=I protocols=p1,p2 session=MS rebalance=MS metadata=TEXT member=NAME old (v3 and before)
-//!                  once (it does not come back with the id that it is told)
+//!                  fill=BYTES (so much metadata), once (it does not come back with the id that it is told)
 //! ```
 //! Members are shown by the name under which they joined; a name that joins again with a new id is shown as `a'`.
 
@@ -50,8 +50,12 @@ struct Script {
 }
 
 fn empty() -> Coordinator {
-    let config = GroupConfig { initial_rebalance_delay_ms: 3_000, max_size: 4, ..GroupConfig::default() };
-    Coordinator::new(config)
+    Coordinator::new(GroupConfig {
+        initial_rebalance_delay_ms: 3_000,
+        max_size: 4,
+        max_record_bytes: 2_000,
+        ..GroupConfig::default()
+    })
 }
 
 impl Script {
@@ -96,7 +100,10 @@ impl Script {
         let request = match words[0] {
             "join" => {
                 let protocols = option("protocols").unwrap_or("range").split(',');
-                let metadata = Bytes::from(option("metadata").unwrap_or("m").to_owned());
+                let metadata = match option("fill") {
+                    Some(bytes) => Bytes::from(vec![b'm'; number(bytes) as usize]),
+                    None => Bytes::from(option("metadata").unwrap_or("m").to_owned()),
+                };
                 let member_id = match option("member") {
                     Some(other) => self.members.get(other).map_or_else(|| other.into(), |(id, _)| id.clone()),
                     None => member_id,
