@@ -239,7 +239,7 @@ fn groups(broker: &Broker, families: &mut Families, by_partition: bool) {
             families.add("kafka_consumergroup_lag", "gauge", "Messages not read so far", &labels, lag.lag);
         }
         let sum = sums.entry((Arc::clone(&lag.group), Arc::clone(&lag.topic))).or_default();
-        *sum = (sum.0 + lag.committed, sum.1 + lag.lag);
+        *sum = (sum.0.saturating_add(lag.committed), sum.1.saturating_add(lag.lag));
         let of_group = by_group.entry(lag.group).or_default();
         *of_group = (of_group.0.max(lag.lag), of_group.1 + lag.lag);
     }

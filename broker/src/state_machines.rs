@@ -159,7 +159,8 @@ impl Coordinators {
             };
             // The end is read after the commit: it can only be further on.
             let Ok(offsets) = partition.offsets() else { return false };
-            lag.lag = (offsets.high_watermark - lag.committed).max(0);
+            // A client may commit any number.
+            lag.lag = offsets.high_watermark.saturating_sub(lag.committed.max(0)).max(0);
             true
         });
         lags

@@ -30,10 +30,11 @@ use tokio::sync::oneshot;
 
 use crate::{
     Acks, Completion, CompletionQueue, Node, Partition, ReplicationError,
+    completion::Ticket,
     entry::{to_raft, vote_to_raft},
     files::{Files, Job},
     flusher::{Fatal, Faults, Mutation, Work},
-    metadata::{MetadataError, NewTopic},
+    metadata::{MetadataError, MetadataRecord, NewTopic, REWRITE_BATCH, REWRITE_RECORDS, TopicInfo},
     node::Opened,
     raft_log::RaftLog,
     snapshot::SnapshotContents,
@@ -826,6 +827,102 @@ async fn metadata_outlives_a_full_disk() {
         assert_eq!(bench.fatal.load(Ordering::SeqCst), 0);
         bench.node.shutdown().await;
     }
+}
+
+/// A change whose rewrite of the log finds the disk full is done all the same: another one does not get its replica numbers.
+#[tokio::test]
+async fn a_metadata_log_that_cannot_be_rewritten_gives_no_number_twice() {
+    let bench = Bench::new(Mutation::None).await;
+    let topic = |name: &str| NewTopic {
+        name: name.to_owned(),
+        partitions: vec![vec![1]],
+        configs: Default::default(),
+    };
+    let known = MetadataRecord::Broker(bench.node.metadata().brokers[&1].clone());
+    for _ in 0..REWRITE_RECORDS.div_ceil(REWRITE_BATCH) {
+        let records = vec![known.clone(); REWRITE_BATCH];
+        bench.node.metadata.append_committed(MetadataRecord::batch(&records, 0)).await.unwrap();
+    }
+    let log = "__cluster_metadata-0/00000000000000000000.log";
+    bench.disk.fail_writes_behind(1, log, io::ErrorKind::StorageFull);
+    assert!(bench.node.create_topics(vec![topic("b")], false).await[0].is_ok());
+    assert!(bench.node.metadata.offsets().is_err(), "the rewrite was to fail");
+    bench.disk.heal_writes();
+    bench.node.space.forget();
+    for attempt in 0.. {
+        match &bench.node.create_topics(vec![topic("a")], false).await[0] {
+            Ok(_) => break,
+            Err(error) if attempt == 200 => panic!("it does not start again: {error}"),
+            Err(_) => settle().await,
+        }
+    }
+    for name in ["a", "b"] {
+        let appended = reopened(&bench.node, name).append_committed(batch(&[name])).await;
+        assert_eq!(appended.unwrap().base_offset, 0);
+    }
+    let Bench { node, dir, .. } = bench;
+    node.shutdown().await;
+    drop(node);
+    let options = options_on(Arc::new(RealDisk), dir.path(), &Clock::new());
+    let again = Node::start(options).await.unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(values(&reopened(&again, name), 0), [(0, name.to_owned())]);
+    }
+    again.shutdown().await;
+}
+
+/// A change that was committed although it was told to have failed is known to the next one, and its topic serves.
+#[tokio::test]
+async fn what_is_committed_counts_whatever_was_told() {
+    let bench = Bench::new(Mutation::None).await;
+    let image = bench.node.metadata();
+    let told_failed = TopicInfo {
+        name: "b".into(),
+        id: uuid::Uuid::from_u128(7),
+        partitions: vec![vec![1]],
+        configs: Default::default(),
+    };
+    let record = MetadataRecord::Topic { topic: told_failed, first_replica: image.next_replica() };
+    bench.node.metadata.append_committed(MetadataRecord::batch(&[record], 0)).await.unwrap();
+    let orders = partition(&bench.node, "a").await;
+    let found = reopened(&bench.node, "b");
+    assert_ne!(orders.replica(), found.replica());
+    found.append_committed(batch(&["b"])).await.unwrap();
+    let gone = MetadataRecord::TopicDeleted { id: uuid::Uuid::from_u128(7) };
+    bench.node.metadata.append_committed(MetadataRecord::batch(&[gone], 0)).await.unwrap();
+    partition(&bench.node, "c").await;
+    assert!(matches!(found.offsets(), Err(ReplicationError::TopicDeleted)));
+    bench.node.shutdown().await;
+}
+
+/// An append with `acks=1` that the core takes once its group was stopped fails; the entry that gets its index later does not answer it.
+///
+/// Proves: D04.
+#[tokio::test]
+async fn an_append_behind_a_failed_write_is_not_acknowledged() {
+    let bench = Bench::new(Mutation::None).await;
+    let orders = partition(&bench.node, "orders").await;
+    orders.append_committed(batch(&["a"])).await.unwrap();
+    orders.break_off("planted");
+    let queue = Arc::new(CompletionQueue::default());
+    let end = orders.log().last_log_id().unwrap();
+    let late = LogId { term: end.term, index: end.index + 1 };
+    let ticket = Ticket::new(Completion::Queue(Arc::clone(&queue), 7), Acks::Leader);
+    orders.appended(late, &batch(&["late"]), false, Some(ticket)).unwrap();
+    for attempt in 0.. {
+        match orders.append_committed(batch(&["again"])).await {
+            Ok(appended) => {
+                assert_eq!(appended.base_offset, 1);
+                break;
+            }
+            Err(error) if attempt == 200 => panic!("it does not start again: {error}"),
+            Err(_) => settle().await,
+        }
+    }
+    let mut finished = Vec::new();
+    queue.drain(&mut finished);
+    assert!(matches!(finished[..], [(7, Err(_))]), "{finished:?}");
+    bench.node.shutdown().await;
 }
 
 /// Proves: D03: where openraft cannot read the log, which ends the group, the partition says that its storage failed.

@@ -39,7 +39,7 @@ pub(crate) const METADATA_REPLICA: ReplicaId = ReplicaId(1);
 /// The first number for other replicas; those below are for metadata groups.
 const FIRST_REPLICA: u64 = 1 << 20;
 /// Records of the log from which on it is rewritten, where the state needs far fewer.
-const REWRITE_RECORDS: usize = 10_000;
+pub(crate) const REWRITE_RECORDS: usize = 10_000;
 /// Records of a rewritten state in one batch.
 pub(crate) const REWRITE_BATCH: usize = 500;
 /// Bytes of the log that are read at a time.

@@ -113,7 +113,7 @@ pub struct Node {
     next_lane: AtomicUsize,
     raft_config: Arc<Config>,
     revive: mpsc::UnboundedSender<ReplicaId>,
-    metadata: Arc<Partition>,
+    pub(crate) metadata: Arc<Partition>,
     image: ArcSwap<MetadataImage>,
     partitions: RwLock<Partitions>,
     /// One change of topics at a time.
@@ -361,6 +361,9 @@ impl Node {
         validate_only: bool,
     ) -> Vec<Result<Arc<TopicInfo>, MetadataError>> {
         let _admin = self.admin.lock().await;
+        if let Err(error) = self.catch_up().await {
+            return topics.iter().map(|_| Err(MetadataError::Replication(error.clone()))).collect();
+        }
         let mut planned = (*self.metadata()).clone();
         let mut records = Vec::new();
         let mut results = Vec::with_capacity(topics.len());
@@ -413,13 +416,7 @@ impl Node {
     async fn remove_topics(&self, topics: Vec<Uuid>) -> Result<(), ReplicationError> {
         let records: Vec<_> = topics.iter().map(|id| MetadataRecord::TopicDeleted { id: *id }).collect();
         self.commit(&records).await?;
-        let gone: Vec<Arc<Partition>> = {
-            let mut partitions = write(&self.partitions);
-            partitions
-                .extract_if(|(topic, _), _| topics.contains(topic))
-                .map(|(_, partition)| partition)
-                .collect()
-        };
+        let gone = self.take_partitions(|topic| topics.contains(&topic));
         self.drop_partitions(gone).await
     }
 
@@ -431,6 +428,7 @@ impl Node {
         let node = Arc::clone(self);
         let deleted = self.lanes[0].runtime().spawn(async move {
             let _admin = node.admin.lock().await;
+            node.catch_up().await?;
             if !node.metadata().topics_by_id.contains_key(&topic_id) {
                 return Err(MetadataError::UnknownTopic);
             }
@@ -520,16 +518,59 @@ impl Node {
         self.metadata.append_committed(batch).await?;
         let mut image = (*self.metadata()).clone();
         image.catch_up(&self.metadata)?;
-        if image.wants_rewrite(self.metadata.offsets()?.log_start) {
-            let start = image.next_offset;
-            for records in image.to_records().chunks(REWRITE_BATCH) {
-                self.metadata.append_committed(MetadataRecord::batch(records, (self.options.now)())).await?;
-            }
-            self.metadata.trim(start).await?;
-            image.catch_up(&self.metadata)?;
+        self.image.store(Arc::new(image));
+        // the records are committed, whatever becomes of the log's length
+        if let Err(error) = self.shorten_metadata().await {
+            tracing::warn!(%error, "the metadata log could not be rewritten: it is tried again with the next change");
         }
+        Ok(())
+    }
+
+    /// Puts all of the metadata at the end of its log and cuts off what is before, where that is much.
+    async fn shorten_metadata(&self) -> Result<(), ReplicationError> {
+        let mut image = (*self.metadata()).clone();
+        if !image.wants_rewrite(self.metadata.offsets()?.log_start) {
+            return Ok(());
+        }
+        let start = image.next_offset;
+        for records in image.to_records().chunks(REWRITE_BATCH) {
+            self.metadata.append_committed(MetadataRecord::batch(records, (self.options.now)())).await?;
+        }
+        self.metadata.trim(start).await?;
+        image.catch_up(&self.metadata)?;
         self.image.store(Arc::new(image));
         Ok(())
+    }
+
+    /// Applies what was committed although its change was told to have failed. Before each change, under its lock: one that
+    /// is planned on an older image would give replica numbers out twice.
+    async fn catch_up(self: &Arc<Self>) -> Result<(), ReplicationError> {
+        let known = self.metadata();
+        // where the group is stopped the change fails by itself, and has it started again
+        if !self.metadata.offsets().is_ok_and(|offsets| offsets.high_watermark > known.next_offset) {
+            return Ok(());
+        }
+        let mut image = (*known).clone();
+        image.catch_up(&self.metadata)?;
+        let image = Arc::new(image);
+        self.image.store(Arc::clone(&image));
+        let mut missing = Vec::new();
+        for topic in image.topics.values() {
+            for (partition, replica) in self.placements(&image, topic) {
+                if self.partition(topic.id, partition).is_none() {
+                    missing.push((Arc::clone(topic), partition, replica));
+                }
+            }
+        }
+        let gone = self.take_partitions(|topic| !image.topics_by_id.contains_key(&topic));
+        self.create_partitions(missing).await?;
+        self.drop_partitions(gone).await
+    }
+
+    /// Takes the partitions of these topics out of service.
+    fn take_partitions(&self, of: impl Fn(Uuid) -> bool) -> Vec<Arc<Partition>> {
+        let mut partitions = write(&self.partitions);
+        partitions.extract_if(|(topic, _), _| of(*topic)).map(|(_, partition)| partition).collect()
     }
 
     /// Partitions of a topic that this node holds a replica of.

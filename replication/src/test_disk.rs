@@ -31,8 +31,8 @@ struct Rules {
     passes: usize,
     /// How many wait.
     waiting: usize,
-    /// Writes to files that end so fail with this.
-    failing_writes: Option<(&'static str, io::ErrorKind)>,
+    /// Writes to files that end so fail with this, behind so many that do not.
+    failing_writes: Option<(&'static str, io::ErrorKind, usize)>,
     /// Reads of files that end so fail.
     failing_reads: Option<&'static str>,
     /// Syncs of files that end so fail once, and succeed afterwards.
@@ -123,7 +123,12 @@ impl TestDisk {
 
     /// Writes to files that end so fail from now on.
     pub(crate) fn fail_writes(&self, suffix: &'static str, kind: io::ErrorKind) {
-        lock(&self.shared.rules).failing_writes = Some((suffix, kind));
+        self.fail_writes_behind(0, suffix, kind);
+    }
+
+    /// So many writes to files that end so succeed, and those that follow fail.
+    pub(crate) fn fail_writes_behind(&self, writes: usize, suffix: &'static str, kind: io::ErrorKind) {
+        lock(&self.shared.rules).failing_writes = Some((suffix, kind, writes));
     }
 
     /// Reads of files that end so fail from now on.
@@ -266,10 +271,13 @@ impl DiskFile for TestFile {
         let _change = self.shared.change();
         {
             let mut rules = lock(&self.shared.rules);
-            if let Some((suffix, kind)) = rules.failing_writes
+            if let Some((suffix, kind, behind)) = &mut rules.failing_writes
                 && ends_with(&self.path, suffix)
             {
-                return Err(io::Error::from(kind));
+                match behind.checked_sub(1) {
+                    Some(rest) => *behind = rest,
+                    None => return Err(io::Error::from(*kind)),
+                }
             }
             rules.events.push(Event::Wrote(self.path.clone()));
             if ends_with(&self.path, ".wal") {

@@ -725,10 +725,15 @@ impl Asked {
                 );
             }
         }
+        let mut known = 5;
         for version in 0..=5 {
-            for (what, producer_id, producer_epoch) in
-                [("new", -1, -1), ("half", 5, -1), ("other half", -1, 5)]
-            {
+            for (what, producer_id, producer_epoch) in [
+                ("new", -1, -1),
+                ("half", 5, -1),
+                ("other half", -1, 5),
+                ("known", known, 5),
+                ("last", known, i16::MAX - 1),
+            ] {
                 if version < 3 && what != "new" {
                     continue;
                 }
@@ -746,8 +751,16 @@ impl Asked {
                 }
                 self.answers.note(
                     format!("InitProducerId v{version} {what}"),
-                    (answer.error_code, answer.producer_id >= 0, answer.producer_epoch),
+                    (
+                        answer.error_code,
+                        answer.producer_id >= 0,
+                        answer.producer_id == known,
+                        answer.producer_epoch,
+                    ),
                 );
+                if what == "new" {
+                    known = answer.producer_id;
+                }
             }
         }
     }

@@ -18,7 +18,9 @@ use alluvium::protocol::{
         offset_commit::{
             OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic, OffsetCommitResponse,
         },
-        offset_fetch::{OffsetFetchRequest, OffsetFetchRequestTopic},
+        offset_fetch::{
+            OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+        },
         sync_group::{SyncGroupRequest, SyncGroupRequestAssignment},
     },
 };
@@ -616,6 +618,29 @@ fn what_is_named_again_is_answered_once() {
     let answers = answers.iter().flat_map(|topic| &topic.partitions);
     let answers: Vec<_> = answers.map(|one| (one.partition_index, one.committed_offset)).collect();
     assert_eq!(answers, [(0, 4), (1, -1)]);
+
+    // Also where each time something else is asked for along with it.
+    let asked = |topics: Option<Vec<i32>>| OffsetFetchRequestGroup {
+        group_id: group.as_str().into(),
+        topics: topics.map(|partition_indexes| {
+            vec![OffsetFetchRequestTopics {
+                name: topic.as_str().into(),
+                partition_indexes,
+                ..Default::default()
+            }]
+        }),
+        ..OffsetFetchRequestGroup::default()
+    };
+    let several = [Some(vec![0, 5]), Some(vec![0, 6]), Some(vec![6, 5]), None, Some(vec![]), None].map(asked);
+    let fetch = OffsetFetchRequest { groups: several.to_vec(), ..OffsetFetchRequest::default() };
+    let answers = wire.call(&fetch, 8).groups;
+    let answers: Vec<Vec<_>> = answers
+        .iter()
+        .map(|group| {
+            group.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.partition_index).collect()
+        })
+        .collect();
+    assert_eq!(answers, [vec![0, 5], vec![6], vec![0]]);
 }
 
 /// Commits that go on while topics come and go: what was acknowledged for a topic that is there is there.

@@ -3,10 +3,10 @@
 //! | version | brings |
 //! | --- | --- |
 //! | 2 | flexible |
-//! | 3 | an id with its epoch, to be bumped (KIP-360) |
+//! | 3 | the id and epoch that a transactional producer has, to be bumped (KIP-360) |
 //!
-//! An id is never given out twice in the cluster's life. A bumped epoch needs no state: the partitions fence the older
-//! one when the first batch of the new one comes. Not here: transactions. A transactional id is refused with 53
+//! An id is never given out twice in the cluster's life. Without a transactional id the answer is a new one, whatever
+//! the request names, as in Kafka: an id that was never given out must not come into use. Not here: transactions. A transactional id is refused with 53
 //! (TRANSACTIONAL_ID_AUTHORIZATION_FAILED): the one code after which neither the Java client nor librdkafka tries again.
 
 use std::sync::Arc;
@@ -42,11 +42,8 @@ async fn producer(broker: &Broker, request: &InitProducerIdRequest) -> Result<(i
         None => {}
     }
     match (request.producer_id, request.producer_epoch) {
-        (-1, -1) => fresh(broker).await,
-        (id, epoch) if id < 0 || epoch < 0 => Err(ErrorCode::InvalidRequest),
-        // The highest epoch is Kafka's for fencing; the last one a producer gets is below it.
-        (_, epoch) if epoch >= i16::MAX - 1 => fresh(broker).await,
-        (id, epoch) => Ok((id, epoch + 1)),
+        (-1, -1) | (0.., 0..) => fresh(broker).await,
+        _ => Err(ErrorCode::InvalidRequest),
     }
 }
 

@@ -33,6 +33,28 @@ use crate::protocol::{
 /// Topics asked for with their partitions; none: all.
 type Asked = Option<Vec<(Arc<str>, Vec<i32>)>>;
 
+/// What a request asked of one group so far.
+#[derive(Default)]
+struct Seen {
+    all: bool,
+    partitions: HashMap<Arc<str>, HashSet<i32>>,
+}
+
+impl Seen {
+    /// What of it was not asked for before; none: nothing.
+    fn rest(&mut self, asked: Asked) -> Option<Asked> {
+        let Some(mut topics) = asked else {
+            return (!std::mem::replace(&mut self.all, true)).then_some(None);
+        };
+        for (name, partitions) in &mut topics {
+            let seen = self.partitions.entry(Arc::clone(name)).or_default();
+            partitions.retain(|partition| seen.insert(*partition));
+        }
+        topics.retain(|(_, partitions)| !partitions.is_empty());
+        (!topics.is_empty()).then_some(Some(topics))
+    }
+}
+
 /// Answers a request.
 pub async fn handle(
     broker: &Arc<Broker>,
@@ -41,15 +63,19 @@ pub async fn handle(
 ) -> OffsetFetchResponse {
     if context.version >= 8 {
         let mut groups = Vec::with_capacity(request.groups.len());
-        let mut seen = HashSet::new();
+        let mut seen: HashMap<Str, Seen> = HashMap::new();
         for group in request.groups {
             let asked: Asked = group.topics.map(|topics| {
                 topics.into_iter().map(|topic| (Arc::from(&*topic.name), topic.partition_indexes)).collect()
             });
             // A group may be named again with other topics, as Kafka lets it.
-            if !seen.insert((group.group_id.clone(), asked.clone())) {
-                continue;
-            }
+            let first = !seen.contains_key(&group.group_id);
+            let rest = seen.entry(group.group_id.clone()).or_default().rest(asked);
+            let asked = match rest {
+                Some(asked) => asked,
+                None if first => Some(Vec::new()),
+                None => continue,
+            };
             groups.push(match fetch(broker, &group.group_id, asked).await {
                 Ok(topics) => OffsetFetchResponseGroup { group_id: group.group_id, topics, error_code: 0 },
                 Err(error) => OffsetFetchResponseGroup {
@@ -64,6 +90,7 @@ pub async fn handle(
     let asked: Asked = request.topics.map(|topics| {
         topics.into_iter().map(|topic| (Arc::from(&*topic.name), topic.partition_indexes)).collect()
     });
+    let asked = Seen::default().rest(asked).unwrap_or_else(|| Some(Vec::new()));
     match fetch(broker, &request.group_id, asked.clone()).await {
         Ok(topics) => {
             let topics = topics.into_iter().map(single).collect();
@@ -94,15 +121,7 @@ async fn fetch(
         other => unreachable!("{other:?} to OffsetFetch"),
     };
     Ok(match asked {
-        Some(asked) => {
-            let mut seen: HashMap<Arc<str>, HashSet<i32>> = HashMap::new();
-            let once = asked.into_iter().map(|(name, mut partitions)| {
-                let seen = seen.entry(Arc::clone(&name)).or_default();
-                partitions.retain(|partition| seen.insert(*partition));
-                some(&stored, &name, partitions)
-            });
-            once.collect()
-        }
+        Some(asked) => asked.into_iter().map(|(name, partitions)| some(&stored, &name, partitions)).collect(),
         None => stored
             .iter()
             .map(|(name, partitions)| OffsetFetchResponseTopics {

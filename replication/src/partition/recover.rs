@@ -77,6 +77,7 @@ impl Partition {
         let (marks, producers) = recovered(state, &log, &self.files, self.now_ms())?;
         *lock(&self.marks) = marks;
         *lock(&self.producers) = producers;
+        lock(&self.segment_starts).clear();
         self.log.store(Some(log));
         self.broken.store(false, Ordering::Release);
         Ok(())

@@ -147,9 +147,22 @@ impl Partition {
         };
         match ticket.acks() {
             Acks::None => ticket.succeed(appended),
-            Acks::Leader | Acks::All => lock(&self.local).push_back((log_id.index, appended, ticket)),
+            Acks::Leader | Acks::All => self.await_durable(log_id, appended, ticket),
         }
         Ok(())
+    }
+
+    /// Answers an append once it is on this disk. The core may still hand in what it took before the replica stopped serving:
+    /// that never gets there, and its index goes to another entry.
+    fn await_durable(&self, log_id: LogId, appended: Appended, ticket: Ticket) {
+        let marks = lock(&self.marks);
+        match marks.role.error() {
+            None => lock(&self.local).push_back((log_id.index, appended, ticket)),
+            Some(error) => {
+                drop(marks);
+                ticket.fail(&error);
+            }
+        }
     }
 
     /// A control entry is in the log's memory.
