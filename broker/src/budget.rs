@@ -102,6 +102,11 @@ impl Share {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Gives all of them back at once.
+    pub fn give_back(&mut self) {
+        *self = Self { shared: Arc::clone(&self.shared), bytes: 0 };
+    }
 }
 
 impl Drop for Share {

@@ -226,6 +226,8 @@ struct Connection {
     output: Output,
     greeted: bool,
     ended: bool,
+    /// Why the connection is closed once everything before is answered.
+    closing: Option<Close>,
     last_active: Instant,
     received: u64,
     stop_deadline: Option<Instant>,
@@ -279,6 +281,7 @@ impl Connection {
             output: Output::default(),
             greeted: false,
             ended: false,
+            closing: None,
             last_active: now,
             received: 0,
             stop_deadline: None,
@@ -311,9 +314,14 @@ impl Connection {
         }
         self.reading = could_read;
         self.check_stop();
-        self.finish_produces(context)?;
-        self.poll_running(context)?;
-        self.start_requests(context)?;
+        let step = self
+            .finish_produces(context)
+            .and_then(|()| self.poll_running(context))
+            .and_then(|()| self.start_requests(context));
+        if let Err(close) = step {
+            self.close_behind_answers(close);
+        }
+        let was_full = !self.may_take_more();
         self.write(stream, context)?;
         if !could_read && self.produces.is_empty() && self.running.is_none() && self.is_braked() {
             // Nothing of our own will wake this connection when there is room again.
@@ -326,18 +334,32 @@ impl Connection {
             self.write(stream, context)?;
         }
         if self.is_over() {
-            return Err(if self.stop_deadline.is_some() { Close::Stopping } else { Close::Client });
+            let stopped = if self.stop_deadline.is_some() { Close::Stopping } else { Close::Client };
+            return Err(self.closing.take().unwrap_or(stopped));
         }
         if self.incoming.is_empty() && !more {
             // An idle connection owns no buffer.
             self.incoming = BytesMut::new();
         }
         // Answers that left, or a frame that found its turn, may have made room again.
-        Ok(more || (self.may_read() && !could_read) || self.may_start_held())
+        let has_room_again = was_full && self.may_take_more();
+        Ok(more || (self.may_read() && !could_read) || has_room_again || self.may_start_held())
+    }
+
+    /// Nothing more is taken; what came before is still answered, for the client counts on it.
+    fn close_behind_answers(&mut self, close: Close) {
+        self.closing.get_or_insert(close);
+        self.held = None;
+        self.frame = None;
+        self.waiting_for_budget = None;
+        self.incoming = BytesMut::new();
+        // One that failed and wants no answer stops those behind it, which do.
+        while self.answer_produces().is_err() {}
     }
 
     fn may_read(&self) -> bool {
         !self.ended
+            && self.closing.is_none()
             && self.stop_deadline.is_none()
             && self.held.is_none()
             && self.waiting_for_budget.is_none()
@@ -452,6 +474,9 @@ impl Connection {
 
     /// Starts what may start, in order of arrival.
     fn start_requests(&mut self, context: &mut Context<'_>) -> Result<(), Close> {
+        if self.closing.is_some() {
+            return Ok(());
+        }
         while self.may_take_more() && self.running.is_none() {
             let frame = match self.held.take() {
                 Some(frame) => frame,
@@ -507,7 +532,12 @@ impl Connection {
 
     fn poll_running(&mut self, context: &mut Context<'_>) -> Result<(), Close> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        let Poll::Ready(handled) = running.future.as_mut().poll(context) else { return Ok(()) };
+        let Poll::Ready(handled) = running.future.as_mut().poll(context) else {
+            if api::lets_go_of_frame(running.api) {
+                running.share.give_back();
+            }
+            return Ok(());
+        };
         if let Some(Running { api, started, share, .. }) = self.running.take() {
             let now = Instant::now();
             let phases = self.broker.metrics.phases(api);
@@ -574,7 +604,7 @@ impl Connection {
 
     /// Whether all is done that will be done on this connection.
     fn is_over(&self) -> bool {
-        (self.ended || self.stop_deadline.is_some())
+        (self.ended || self.closing.is_some() || self.stop_deadline.is_some())
             && self.produces.is_empty()
             && self.running.is_none()
             && (self.held.is_none() || !self.may_take_more())

@@ -201,6 +201,8 @@ pub struct LogRead {
     pub bytes: usize,
     /// The read would have had to wait and was told not to: repeat it from a thread that may.
     pub would_wait: bool,
+    /// There is more below the upper bound: `max_bytes`, or the disk that it would have had to wait for, ended the read.
+    pub is_cut_short: bool,
     /// A batch may be compressed by zstd, which clients of an old Fetch cannot read. What was appended since the start is known
     /// from the appends; of older segments nobody looked.
     pub may_hold_zstd: bool,

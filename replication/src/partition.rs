@@ -84,6 +84,8 @@ pub struct ReadOutcome {
     pub bytes: usize,
     /// The read would have had to wait for the disk and was told not to: repeat it from a thread that may.
     pub would_wait: bool,
+    /// See [`log_store::LogRead::is_cut_short`].
+    pub is_cut_short: bool,
     /// See [`log_store::LogRead::may_hold_zstd`].
     pub may_hold_zstd: bool,
     /// For [`Isolation::ReadCommitted`]: (producer id, first offset) of aborted transactions in the range.
@@ -352,6 +354,7 @@ impl Partition {
                 slices: Vec::new(),
                 bytes: 0,
                 would_wait: false,
+                is_cut_short: false,
                 may_hold_zstd: false,
                 aborted,
             });
@@ -362,6 +365,7 @@ impl Partition {
             slices: read.slices,
             bytes: read.bytes,
             would_wait: read.would_wait,
+            is_cut_short: read.is_cut_short,
             may_hold_zstd: read.may_hold_zstd,
             aborted,
         })

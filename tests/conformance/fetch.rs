@@ -465,3 +465,49 @@ fn zstd_is_not_sent_to_those_who_cannot_read_it() {
     assert_eq!(values(&one(wire.call(&request, 10))), ["a", "b"]);
     assert_eq!(values(&fetch_all(&mut wire, id, 0)), ["a", "b"]);
 }
+
+/// `min_bytes` counts what is there to be read, not what whole batches fill of the room, and no more than one answer may hold.
+///
+/// Proves: F2.
+#[test]
+fn a_backlog_is_never_waited_for() {
+    let mut wire = Wire::open(shared());
+    let topic = fresh("backlog");
+    let id = create(&mut wire, &topic, 1, &[]);
+    for _ in 0..4 {
+        assert_eq!(produce(&mut wire, 9, &topic, id, 0, of_size(400_000)).error_code, 0);
+    }
+    for (min_bytes, max_bytes, batches) in
+        [(1 << 20, 50 << 20, 2), (50 << 20, 900_000, 2), (i32::MAX, 100, 1)]
+    {
+        let request = FetchRequest {
+            max_wait_ms: LONG_POLL_MS,
+            min_bytes,
+            max_bytes,
+            ..fetch_of(id, vec![wanted(0, 0)])
+        };
+        let since = Instant::now();
+        let correlation = wire.send(&request, 13);
+        let response = ended_at_once(&mut wire, 13, correlation, since);
+        assert_eq!(held(&response), [(0, 0, batches)], "{min_bytes} of {max_bytes}");
+    }
+}
+
+/// A fetch of an unusual size waits a second at most: it holds its part of what all connections may hold.
+///
+/// Proves: fault I02.
+#[test]
+fn a_large_fetch_does_not_wait_for_long() {
+    let mut wire = Wire::open(shared());
+    let topic = fresh("large");
+    let id = create(&mut wire, &topic, 1, &[]);
+    let forgotten = ForgottenTopic { topic_id: id, partitions: vec![7; 20_000], ..ForgottenTopic::default() };
+    let request = FetchRequest {
+        max_wait_ms: LONG_POLL_MS,
+        forgotten_topics: vec![forgotten],
+        ..fetch_of(id, vec![wanted(0, 0)])
+    };
+    let since = Instant::now();
+    let correlation = wire.send(&request, 13);
+    assert_eq!(held(&ended_at_once(&mut wire, 13, correlation, since)), [(0, 0, 0)]);
+}

@@ -9,7 +9,7 @@ use std::{
 use alluvium::{
     api::APIS,
     protocol::{
-        Request, Str, decode_response,
+        Request, Str, decode_response, encode_request,
         messages::{
             api_versions::ApiVersionsRequest, fetch::FetchRequest, list_groups::ListGroupsRequest,
             metadata::MetadataRequest, produce::ProduceRequest,
@@ -18,7 +18,7 @@ use alluvium::{
 };
 
 use crate::{
-    requests::{create, fresh, named, shared},
+    requests::{batch, create, fresh, named, produce_to, shared},
     support::{broker::Broker, wire::Wire},
 };
 
@@ -413,4 +413,50 @@ fn records_travel_in_both_encodings() {
     }
     // ApiVersions' own key is the one whose header differs; all others follow their flexible version.
     assert_eq!(ProduceRequest::FLEXIBLE, 9);
+}
+
+/// Requests that came before one for which the connection is closed are answered first: a client that is not told sends them again.
+///
+/// Proves: W1, W3, fault I02.
+#[test]
+fn what_came_before_a_bad_frame_is_answered() {
+    let mut wire = Wire::open(shared());
+    let topic = fresh("before");
+    let id = create(&mut wire, &topic, 1, &[]);
+    let unknown = header(999, 0, 7, None);
+    let malformed = [header(3, 1, 7, None), i32::MAX.to_be_bytes().to_vec()].concat();
+    let lying = [header(0, 9, 7, None), vec![0, 0, 0xff]].concat();
+    let framed = |body: &[u8]| [&(body.len() as i32).to_be_bytes()[..], body].concat();
+    let bad = [framed(&unknown), framed(&malformed), framed(&lying), i32::MAX.to_be_bytes().to_vec()];
+    for (round, bad) in (1..).zip(bad) {
+        let mut wire = Wire::open(shared());
+        let metadata = encode_request(&named(&[&topic]), 1, 1, &Str::default());
+        wire.raw(&[&metadata[..], &bad].concat());
+        let (_, answer) =
+            decode_response::<MetadataRequest>(wire.frame().expect("an answer"), 1).expect("its form");
+        assert_eq!(answer.topics.len(), 1);
+        wire.assert_closed();
+
+        let mut wire = Wire::open(shared());
+        let mut sent = Vec::new();
+        for number in 1..=3 {
+            sent.extend_from_slice(&encode_request(
+                &produce_to(&topic, id, 0, batch(&["x"])),
+                9,
+                number,
+                &Str::default(),
+            ));
+        }
+        sent.extend_from_slice(&bad);
+        wire.raw(&sent);
+        for number in 1..=3 {
+            let frame = wire.frame().expect("an answer");
+            let (correlation, answer) = decode_response::<ProduceRequest>(frame, 9).expect("its form");
+            let answer = &answer.responses[0].partitions[0];
+            let offset = i64::from(3 * (round - 1) + number - 1);
+            assert_eq!((correlation, answer.error_code, answer.base_offset), (number, 0, offset));
+        }
+        wire.assert_closed();
+    }
+    still_serves(shared());
 }

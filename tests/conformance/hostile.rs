@@ -2,14 +2,16 @@
 
 use std::{
     io::{ErrorKind, Write},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use alluvium::protocol::{
     encode_request,
     messages::{
         api_versions::ApiVersionsRequest,
+        describe_groups::DescribeGroupsRequest,
         fetch::{FetchPartition, FetchRequest},
+        join_group::{JoinGroupRequest, JoinGroupRequestProtocol},
         offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
         produce::PartitionData,
     },
@@ -234,4 +236,52 @@ fn open_connections(broker: &Broker) -> u64 {
         }
     }
     panic!("connections stay open");
+}
+
+/// Joins that a rebalance holds up for minutes keep nobody else from being read, however large they are.
+///
+/// Proves: fault I02.
+#[test]
+fn held_joins_leave_the_byte_budget_to_others() {
+    let broker = Broker::ephemeral_with(&[
+        "--set",
+        "queued.max.request.bytes=16777216",
+        "--set",
+        "socket.request.max.bytes=4194304",
+        "--set",
+        "group.initial.rebalance.delay.ms=0",
+    ]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    find_coordinator(&mut wire, "held");
+    let join = |bytes| JoinGroupRequest {
+        group_id: "held".into(),
+        session_timeout_ms: 1_800_000,
+        rebalance_timeout_ms: 1_800_000,
+        protocol_type: "connect".into(),
+        protocols: vec![JoinGroupRequestProtocol { name: "p".into(), metadata: vec![b'm'; bytes].into() }],
+        ..JoinGroupRequest::default()
+    };
+    let alone = loop {
+        let alone = wire.call(&join(1), 3);
+        if alone.error_code != 14 {
+            break alone;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!((alone.error_code, alone.generation_id), (0, 1));
+    let held: Vec<Wire> = (0..24)
+        .map(|_| {
+            let mut wire = Wire::open(&broker.bootstrap);
+            wire.send(&join(900_000), 3);
+            wire
+        })
+        .collect();
+    let describe = DescribeGroupsRequest { groups: vec!["held".into()], ..DescribeGroupsRequest::default() };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while wire.call(&describe, 5).groups[0].members.len() < 25 {
+        assert!(Instant::now() < deadline, "they are not all read");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    unharmed(&broker);
+    drop(held);
 }

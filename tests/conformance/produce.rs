@@ -572,3 +572,26 @@ fn a_timeout_behind_a_longer_wait_costs_no_processor() {
     }
     panic!("no sync was slow");
 }
+
+/// Only `acks=all` is answered by 7: whoever waits for one disk would send again what is there.
+///
+/// Proves: P13.
+#[test]
+fn a_timeout_is_for_those_who_wait_for_all() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let broker = Broker::on(data.path(), &["--simulate-power-cuts", "slow-sync=60"]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "slow", 1, &[]);
+    let request = |acks| ProduceRequest { acks, timeout_ms: 0, ..produce_to("slow", id, 0, batch(&["x"])) };
+    for offset in (0..1_000).step_by(2) {
+        let begun = Instant::now();
+        wire.send(&request(0), 9);
+        let answer = wire.call(&request(1), 9);
+        let answer = &answer.responses[0].partitions[0];
+        assert_eq!((code(answer), answer.base_offset), (ErrorCode::None, offset + 1));
+        if begun.elapsed() >= SLOW_SYNC / 2 {
+            return;
+        }
+    }
+    panic!("no sync was slow");
+}

@@ -43,6 +43,10 @@ use session::{Named, Target};
 
 /// From this version on topics are named by id.
 const TOPIC_IDS: i16 = 13;
+/// A fetch holds its frame's share of the byte budget while it waits. One of so many bytes waits no longer than this: else
+/// a few hundred of them, told to wait for ever, would keep everybody else's requests from being read.
+const LARGE_FRAME: usize = 64 << 10;
+const LARGE_FRAME_WAIT: Duration = Duration::from_secs(1);
 
 /// Answers a fetch.
 pub async fn handle(broker: &Arc<Broker>, context: &Context, request: FetchRequest) -> FetchResponse {
@@ -52,7 +56,7 @@ pub async fn handle(broker: &Arc<Broker>, context: &Context, request: FetchReque
             Err(code) => return FetchResponse { error_code: code.number(), ..FetchResponse::default() },
         };
     let reads = Arc::new(Reads::new(broker, context, &request, &begun.targets));
-    let pass = reads.read_and_wait(broker, &request).await;
+    let pass = reads.read_and_wait(broker, &request, context.frame_bytes).await;
     let (send, session_id) = broker.fetch_sessions.finish(begun, &pass.answers, broker.clock.now_ms());
     let mut response = FetchResponse { session_id, ..FetchResponse::default() };
     let mut leaders = BTreeSet::new();
@@ -97,6 +101,8 @@ struct Read {
 struct Pass {
     answers: Vec<PartitionRecords>,
     bytes: usize,
+    /// Bytes that count for `min_bytes`: of a partition that has more than whole batches fill, all that was asked for.
+    available: usize,
     /// Something is among them that must not wait.
     urgent: bool,
     /// Something would have to be read from the disk first.
@@ -126,9 +132,15 @@ impl Reads {
         }
     }
 
-    async fn read_and_wait(self: &Arc<Self>, broker: &Broker, request: &FetchRequest) -> Pass {
-        let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0);
-        let enough = |pass: &Pass| pass.urgent || pass.bytes >= min_bytes || self.list.is_empty();
+    async fn read_and_wait(
+        self: &Arc<Self>,
+        broker: &Broker,
+        request: &FetchRequest,
+        frame_bytes: usize,
+    ) -> Pass {
+        // More than one answer may hold can never be there.
+        let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(self.max_bytes);
+        let enough = |pass: &Pass| pass.urgent || pass.available >= min_bytes || self.list.is_empty();
         let pass = self.read().await;
         if enough(&pass) || request.max_wait_ms <= 0 {
             return pass;
@@ -137,7 +149,10 @@ impl Reads {
         for partition in self.list.iter().filter_map(|read| read.partition.as_ref().ok()) {
             partition.wait(&waiter);
         }
-        let longest = Duration::from_millis(u64::from(request.max_wait_ms.unsigned_abs()));
+        let mut longest = Duration::from_millis(u64::from(request.max_wait_ms.unsigned_abs()));
+        if frame_bytes >= LARGE_FRAME {
+            longest = longest.min(LARGE_FRAME_WAIT);
+        }
         let time_out = tokio::time::sleep(longest);
         tokio::pin!(time_out);
         loop {
@@ -173,9 +188,12 @@ impl Reads {
         for read in &self.list {
             let partition_max = usize::try_from(read.target.wanted.partition_max_bytes).unwrap_or(0);
             let room = partition_max.min(self.max_bytes.saturating_sub(pass.bytes));
-            let mut answer = read.now(self, room, pass.bytes == 0, waiting, &mut pass.would_wait);
+            let (mut answer, is_cut_short) =
+                read.now(self, room, pass.bytes == 0, waiting, &mut pass.would_wait);
             answer.partition_index = read.target.wanted.partition;
-            pass.bytes += answer.records.len();
+            let bytes = answer.records.len();
+            pass.bytes += bytes;
+            pass.available += if is_cut_short { bytes.max(room) } else { bytes };
             pass.urgent |= answer.error_code != 0 || answer.diverging_epoch.epoch != -1;
             pass.answers.push(answer);
         }
@@ -197,6 +215,7 @@ impl Read {
         Self { target: target.clone(), topic, partition }
     }
 
+    /// The answer, and whether there is more.
     fn now(
         &self,
         reads: &Reads,
@@ -204,21 +223,23 @@ impl Read {
         at_least_one: bool,
         waiting: Waiting,
         would_wait: &mut bool,
-    ) -> PartitionRecords {
+    ) -> (PartitionRecords, bool) {
         let failed =
             |code: ErrorCode| PartitionRecords { error_code: code.number(), ..PartitionRecords::default() };
         let partition = match &self.partition {
             Ok(partition) => partition,
             // As Kafka has it: no transactions where nothing is known, null where records were looked for.
             Err(code) => {
-                return PartitionRecords { aborted_transactions: Some(Vec::new()), ..failed(*code) };
+                return (PartitionRecords { aborted_transactions: Some(Vec::new()), ..failed(*code) }, false);
             }
         };
         match self.read(partition, reads, room, at_least_one, waiting, would_wait) {
             Ok(answer) => answer,
             // Clients before version 6 do not know 56.
-            Err(ErrorCode::KafkaStorageError) if reads.version <= 5 => failed(ErrorCode::NotLeaderOrFollower),
-            Err(code) => failed(code),
+            Err(ErrorCode::KafkaStorageError) if reads.version <= 5 => {
+                (failed(ErrorCode::NotLeaderOrFollower), false)
+            }
+            Err(code) => (failed(code), false),
         }
     }
 
@@ -230,7 +251,7 @@ impl Read {
         at_least_one: bool,
         waiting: Waiting,
         would_wait: &mut bool,
-    ) -> Result<PartitionRecords, ErrorCode> {
+    ) -> Result<(PartitionRecords, bool), ErrorCode> {
         let wanted = &self.target.wanted;
         let code = |error: &ReplicationError| ErrorCode::from(error);
         let offsets = partition.offsets().map_err(|error| code(&error))?;
@@ -247,7 +268,7 @@ impl Read {
             let (epoch, end_offset) = known.ok_or(ErrorCode::OffsetOutOfRange)?;
             if epoch < wanted.last_fetched_epoch || end_offset < wanted.fetch_offset {
                 answer.diverging_epoch = EpochEndOffset { epoch, end_offset };
-                return Ok(answer);
+                return Ok((answer, false));
             }
         }
         let outcome = partition
@@ -273,7 +294,7 @@ impl Read {
                 .collect()
         });
         answer.records = Records(outcome.slices);
-        Ok(answer)
+        Ok((answer, outcome.is_cut_short))
     }
 
     fn count(&self, answer: &PartitionRecords) {

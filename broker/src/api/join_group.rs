@@ -25,7 +25,8 @@ use crate::protocol::{
 
 /// Answers a request, once the generation is complete.
 pub async fn handle(broker: &Arc<Broker>, context: &Context, request: JoinGroupRequest) -> JoinGroupResponse {
-    let member_id = request.member_id.clone();
+    // A copy, as all that is kept while the rebalance lasts: a slice would keep the whole frame.
+    let member_id = Str::from(&*request.member_id);
     match join(broker, context, request).await {
         Ok(joined) => answer(joined),
         Err(error) => JoinGroupResponse {
@@ -61,14 +62,15 @@ async fn join(
         protocols: request
             .protocols
             .iter()
-            // Kept as long as the member is: not as a slice of the frame.
             .map(|protocol| (Arc::from(&*protocol.name), bytes::Bytes::copy_from_slice(&protocol.metadata)))
             .collect(),
         requires_known_member_id: context.version >= 4,
         supports_skip_assignment: context.version >= 9,
         reason: request.reason.as_deref().map(Arc::from),
     };
-    match broker.coordinators.ask(broker, &request.group_id, Request::JoinGroup(join)).await? {
+    drop(request);
+    let group_id = Arc::clone(&join.group_id);
+    match broker.coordinators.ask(broker, &group_id, Request::JoinGroup(join)).await? {
         Response::JoinGroup(result) => result,
         other => unreachable!("{other:?} to JoinGroup"),
     }

@@ -253,12 +253,15 @@ pub struct Context {
     pub listener: usize,
     /// The client's address.
     pub peer: SocketAddr,
+    /// Bytes of the request.
+    pub frame_bytes: usize,
 }
 
 impl Context {
     /// Of a connection that sent nothing so far.
     pub fn new(peer: SocketAddr, listener: usize) -> Self {
-        Self { version: 0, client_id: Str::default(), software: Str::default(), listener, peer }
+        let (client_id, software) = (Str::default(), Str::default());
+        Self { version: 0, client_id, software, listener, peer, frame_bytes: 0 }
     }
 }
 
@@ -286,6 +289,12 @@ pub fn is_produce(frame: &[u8]) -> bool {
 /// In builds for tests, requests of this client panic: to see what a panic ends.
 #[cfg(debug_assertions)]
 pub const PANIC_CLIENT_ID: &str = "alluvium-test-panic";
+
+/// Whether an API's handler has copied what it needs of the request once it waits: what is held by a rebalance for minutes
+/// must not keep others from being read.
+pub fn lets_go_of_frame(api: usize) -> bool {
+    [JoinGroupRequest::KEY, SyncGroupRequest::KEY].contains(&APIS[api].key)
+}
 
 /// The position in [`APIS`] of an API.
 fn position(key: i16) -> Option<usize> {
@@ -326,8 +335,9 @@ pub fn start(
     }
     let malformed =
         |error: DecodeError| Close::Malformed { api: row.name, version, reason: error.to_string() };
-    let (header, body) = RequestHeader::decode(frame, flexible_from(key)).map_err(malformed)?;
     context.version = version;
+    context.frame_bytes = frame.len();
+    let (header, body) = RequestHeader::decode(frame, flexible_from(key)).map_err(malformed)?;
     if context.client_id != header.client_id {
         // A copy: the connection keeps it, and a slice would keep the whole buffer that the frame came in.
         context.client_id = Str::from(&*header.client_id);

@@ -40,6 +40,9 @@ mod pending;
 pub use pending::PendingProduce;
 use pending::{Place, refuse};
 
+/// As in Kafka, only who waits for all replicas is told that it took too long: the batch of another is there, and a client
+/// told otherwise would send it again.
+const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The client id whose writes to internal topics are taken, as in Kafka.
 const ADMIN_CLIENT_ID: &str = "__admin_client";
 
@@ -66,7 +69,10 @@ pub fn start(
         api: 0,
         started: now,
         deadline: now,
-        timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
+        timeout: match acks {
+            Some(Acks::All) | None => Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
+            Some(Acks::None | Acks::Leader) => NO_TIMEOUT,
+        },
         share: None,
         version: context.version,
         listener: context.listener,

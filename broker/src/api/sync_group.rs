@@ -45,7 +45,10 @@ async fn sync(broker: &Broker, request: SyncGroupRequest) -> Result<SyncedGroup,
             .map(|given| (Arc::from(&*given.member_id), Bytes::copy_from_slice(&given.assignment)))
             .collect(),
     };
-    match broker.coordinators.ask(broker, &request.group_id, Request::SyncGroup(sync)).await? {
+    // Nothing of the frame is kept while the leader is waited for.
+    drop(request);
+    let group_id = Arc::clone(&sync.group_id);
+    match broker.coordinators.ask(broker, &group_id, Request::SyncGroup(sync)).await? {
         Response::SyncGroup(result) => result,
         other => unreachable!("{other:?} to SyncGroup"),
     }

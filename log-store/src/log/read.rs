@@ -439,6 +439,7 @@ impl Log {
                 Err(WalkError::WouldWait) => {
                     // what was found is worth having; without anything the caller has to come again
                     read.would_wait = read.bytes == 0;
+                    read.is_cut_short = true;
                     return Ok(read);
                 }
                 Err(WalkError::Failed(error)) => return Err(error),
@@ -486,6 +487,7 @@ impl Log {
             return Ok(None);
         }
         let whole = end - start <= max_bytes;
+        read.is_cut_short |= !whole;
         let (stop, stop_offset) = if whole {
             let offset = upper_bound.min(view.stats.end_offset);
             (end, known_end.map(|_| offset))
