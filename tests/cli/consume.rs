@@ -1,6 +1,12 @@
 //! `consume`: members of groups that come and go, and brokers that go away.
 
-use crate::{Broker, Running, document, eventually, rows, run, run_with, shared, topic, well};
+use alluvium::protocol::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+
+use crate::{
+    Broker, Running, document, eventually, rows, run, run_with, shared, support::wire::Wire, topic, well,
+};
 
 /// The value of a line of JSONL.
 fn value(line: &str) -> String {
@@ -38,15 +44,32 @@ fn a_broker_that_goes_away_ends_a_read() {
 #[test]
 fn a_group_outside_of_the_log_begins_where_the_option_says() {
     topic("outside", 10);
-    let offsets = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(offsets.path(), "outside 0 1000\noutside 1 1000\n").expect("writing offsets");
-    let seek = format!("group seek outsiders --to-file {}", offsets.path().display());
-    well(&seek);
+    // No command commits there, but any client may.
+    let commit = || {
+        let partition = |partition_index| OffsetCommitRequestPartition {
+            partition_index,
+            committed_offset: 1000,
+            ..OffsetCommitRequestPartition::default()
+        };
+        let request = OffsetCommitRequest {
+            group_id: "outsiders".into(),
+            topics: vec![OffsetCommitRequestTopic {
+                name: "outside".into(),
+                partitions: [0, 1].map(partition).to_vec(),
+                ..OffsetCommitRequestTopic::default()
+            }],
+            ..OffsetCommitRequest::default()
+        };
+        let answer = Wire::open(shared()).call(&request, 8);
+        assert!(answer.topics[0].partitions.iter().all(|partition| partition.error_code == 0), "{answer:?}");
+    };
+    well("group seek outsiders --to start --topics outside");
+    commit();
     let ran = well("consume outside -g outsiders -n 10 --jsonl");
     assert_eq!(ran.stdout.lines().count(), 10);
     assert!(ran.stderr.contains("offset 1000 of outside-0"), "{}", ran.stderr);
     assert_eq!(committed("outsiders"), 10);
-    well(&seek);
+    commit();
     assert_eq!(well("consume outside -g outsiders -o -1 -n 2 --jsonl").stdout.lines().count(), 2);
     assert_eq!(committed("outsiders"), 10);
 }
@@ -103,4 +126,15 @@ fn a_failed_read_commits_what_it_printed() {
         lag.iter().filter(|row| row["topic"] == "stays").filter_map(|row| row["lag"].as_i64()).sum();
     assert_eq!(behind, 0, "{lag:?}");
     well("group delete failing --yes");
+}
+
+/// An offset that no partition has come to yet is refused, also by a read that ends.
+#[test]
+fn an_offset_beyond_every_end_is_refused() {
+    well("topic create ahead --partitions 2");
+    assert_eq!(run_with(shared(), "produce ahead", "a\n").code, 0);
+    let ran = run("consume ahead -o 500 -e");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("OFFSET_OUT_OF_RANGE"), "{ran:?}");
+    assert_eq!(well("consume ahead -o 0 -e -f %v\\n").stdout, "a\n");
 }

@@ -338,15 +338,60 @@ fn a_server_refuses_what_is_malformed_before_it_writes() {
     let clients = [("HOME", "/dev/null"), ("ALLUVIUM_PARTITIONS", "0,1")];
     let ran = run(&format!("-c {both} --check-config --set node.id=7"), &clients);
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
-    assert!(ran.stdout.contains("node.id = \"7\"  # --set\n"), "{}", ran.stdout);
-    assert!(ran.stdout.contains(&format!("log.retention.hours = \"24\"  # {both}\n")), "{}", ran.stdout);
+    assert!(ran.stdout.contains("\"node.id\" = \"7\"  # --set\n"), "{}", ran.stdout);
+    assert!(ran.stdout.contains(&format!("\"log.retention.hours\" = \"24\"  # {both}\n")), "{}", ran.stdout);
     assert!(ran.stdout.contains("# environment variable ALLUVIUM_DATA_DIR\n"), "{}", ran.stdout);
+
+    // What it prints is a file of settings that says the same.
+    let printed = file("printed.toml", &ran.stdout);
+    let again = run(&format!("-c {printed} --check-config"), &[]);
+    assert_eq!((again.code, again.stderr.as_str()), (0, ""), "{again:?}");
+    assert!(again.stdout.contains(&format!("\"node.id\" = \"7\"  # {printed}\n")), "{}", again.stdout);
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("its address").port();
     let ran = run(&format!("--port {port} --admin-listen 127.0.0.1:0"), &[]);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains(&format!("could not listen on PLAINTEXT://127.0.0.1:{port}")), "{ran:?}");
+}
+
+/// A broker that takes a connection and says nothing is asked once.
+#[test]
+fn a_broker_that_never_answers_is_asked_once() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address").to_string();
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut bytes = Vec::new();
+        drop(stream.read_to_end(&mut bytes));
+        bytes
+    });
+    let ran = run_with(&address, "topic list --timeout 300ms", "");
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.stderr.contains("did not answer ApiVersions within 300 ms"), "{ran:?}");
+    let asked = asked.join().expect("what it was asked");
+    let length = asked.first_chunk::<4>().map(|bytes| i32::from_be_bytes(*bytes)).expect("a frame");
+    assert_eq!(asked.len(), 4 + length as usize, "one frame");
+}
+
+/// A group that is moved to offsets from a file never gets behind an end, and is not moved at all where a line is wrong.
+#[test]
+fn a_group_is_moved_inside_its_partitions() {
+    well("topic create inside --partitions 1");
+    assert_eq!(run_with(shared(), "produce inside", "a\nb\nc\n").code, 0);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("offsets");
+    let seek = |text: &str| {
+        std::fs::write(&file, text).expect("writing");
+        run(&format!("group seek moved-far --to-file {} -O json", file.display()))
+    };
+    assert_eq!(seek("").code, 2);
+    let wrong = seek("inside 0 1\ninside 9 1\n");
+    assert_ne!(wrong.code, 0, "{wrong:?}");
+    assert_ne!(run("group describe moved-far").code, 0, "nothing was to be moved");
+    let ran = seek("inside 0 99999\n");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(document(&ran)["data"][0]["then"], 3, "{ran:?}");
 }
 
 /// `ALLUVIUM_CONFIG` names the file of a server; a topic's settings are none of its business.

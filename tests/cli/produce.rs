@@ -1,8 +1,15 @@
 //! `produce`: what is sent where a line is bad, a record too large, or nobody acknowledges; the pace.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
-use crate::{document, records_in, run, run_with, shared, well};
+use rustix::process::Signal;
+
+use crate::{
+    Running, document, eventually, records_in, run, run_with, shared, support::broker::Broker, well,
+};
 
 /// A bad line of JSONL names its number; what stands before it is sent, nothing after it.
 #[test]
@@ -69,4 +76,56 @@ fn values_keep_the_pace() {
     assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(document(&ran)["data"].as_array().expect("rows").len(), 3);
+}
+
+/// While no broker answers it is told so; an interrupt does not wait for it for long, and a second one not at all.
+#[test]
+fn a_silent_broker_is_told_of_and_can_be_left() {
+    let broker = Broker::ephemeral();
+    let ran = run_with(&broker.bootstrap, "topic create silent --partitions 1", "");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for interrupts in [1, 2] {
+        let mut produce = Running::start(&broker.bootstrap, "produce silent");
+        produce.stdin.as_mut().expect("a pipe").write_all(b"one\n").expect("writing");
+        eventually("the first record", || {
+            let ran = run_with(&broker.bootstrap, "topic offsets silent -O json", "");
+            document(&ran)["data"][0]["log_end"] == interrupts
+        });
+        broker.signal(Signal::STOP);
+        produce.stdin.as_mut().expect("a pipe").write_all(b"two\n").expect("writing");
+        std::thread::sleep(Duration::from_secs(7));
+        for _ in 0..interrupts {
+            produce.interrupt();
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let ran = produce.end();
+        assert_eq!(ran.code, 130, "{ran:?}");
+        assert!(ran.stderr.contains("no broker has taken any record"), "{ran:?}");
+        assert_eq!(ran.stderr.contains("1 of 2 records may not be written"), interrupts == 1, "{ran:?}");
+        broker.signal(Signal::CONT);
+        if interrupts == 1 {
+            // what was on its way may have arrived
+            let ran = run_with(&broker.bootstrap, "topic delete silent --yes", "");
+            assert_eq!(ran.code, 0, "{ran:?}");
+            let ran = run_with(&broker.bootstrap, "topic create silent --partitions 1", "");
+            assert_eq!(ran.code, 0, "{ran:?}");
+            let ran = run_with(&broker.bootstrap, "produce silent", "before\n");
+            assert_eq!(ran.code, 0, "{ran:?}");
+        }
+    }
+}
+
+/// A topic that is deleted meanwhile is the reason given, at once.
+#[test]
+fn a_deleted_topic_is_said_to_be_gone() {
+    well("topic create passing --partitions 1");
+    let mut produce = Running::start(shared(), "produce passing");
+    produce.stdin.as_mut().expect("a pipe").write_all(b"one\n").expect("writing");
+    eventually("the first record", || records_in("passing") == 1);
+    well("topic delete passing --yes");
+    produce.stdin.take().expect("a pipe").write_all(b"two\n").expect("writing");
+    let ran = produce.end();
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.stderr.contains("UNKNOWN_TOPIC_OR_PARTITION"), "{ran:?}");
+    assert!(ran.stderr.contains("1 of 2 records were not written"), "{ran:?}");
 }

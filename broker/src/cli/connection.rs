@@ -244,7 +244,11 @@ impl Connection {
         };
         let mut answer = self.submit_at(&request, 3).within(self.timeout).await;
         // a broker that does not know version 3 answers in version 0, which may not parse as the other
-        if !matches!(&answer, Ok(response) if response.error_code == 0) {
+        let is_of_version_0 = match &answer {
+            Ok(response) => response.error_code != 0,
+            Err(error) => matches!(error, ConnectionError::Malformed { .. }),
+        };
+        if is_of_version_0 {
             answer = self.submit_at(&request, 0).within(self.timeout).await;
         }
         self.offered = answer?.api_keys;

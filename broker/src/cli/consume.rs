@@ -168,6 +168,16 @@ pub(super) async fn run(context: &Context, arguments: ConsumeArgs) -> Result<Exi
         None => None,
         Some(bound) => Some(client.resolve(bound, &watermarks).await?),
     };
+    if let Bound::Offset(offset) = spec.from
+        && stops.is_some()
+        && watermarks.values().all(|(_, end)| offset > *end)
+    {
+        let name = names.join(", ");
+        let message = format!("no partition of {name} has come to offset {offset} yet");
+        return Err(Failure::kafka(1, "OFFSET_OUT_OF_RANGE", name, message)
+            .hint("alluvium topic offsets TOPIC")
+            .into());
+    }
     let sink = match (format, arguments.jsonl) {
         (Some(format), _) => Sink::Format(format, Vec::new()),
         (None, true) => Sink::Jsonl(Vec::new()),

@@ -197,7 +197,7 @@ async fn play(context: &Context, arguments: &DemoArgs, addresses: &Addresses) ->
     let mut tasks = tokio::task::JoinSet::new();
     for member in ["dashboard-1", "dashboard-2"] {
         let settings = Settings { client_id: member.to_owned(), ..settings.clone() };
-        tasks.spawn(dashboard(settings, Arc::clone(&counters)));
+        tasks.spawn(dashboard(member, settings, Arc::clone(&counters)));
     }
     tasks.spawn(replay(
         Settings { client_id: "replay-1".to_owned(), ..settings.clone() },
@@ -293,11 +293,12 @@ async fn produce(client: Arc<Client>, clock: Clock, rate: u64, counters: Arc<Cou
     }
 }
 
-/// A member of the group at the tail.
-async fn dashboard(settings: Settings, counters: Arc<Counters>) {
+/// A member of the group at the tail; a static one, so that a demo that keeps its data begins again at once.
+async fn dashboard(name: &'static str, settings: Settings, counters: Arc<Counters>) {
     let result = async {
         let client = Client::connect(&settings).await?;
-        let mut member = GroupMember::new(Arc::clone(&client), "dashboard", vec![TOPIC.into()]);
+        let mut member =
+            GroupMember::new(Arc::clone(&client), "dashboard", vec![TOPIC.into()]).known_as(name);
         loop {
             let mut positions =
                 member.join().await?.into_iter().map(|partition| (partition, 0)).collect::<BTreeMap<_, _>>();
@@ -338,7 +339,8 @@ async fn dashboard(settings: Settings, counters: Arc<Counters>) {
 async fn replay(settings: Settings, counters: Arc<Counters>) {
     let result = async {
         let client = Client::connect(&settings).await?;
-        let mut member = GroupMember::new(Arc::clone(&client), "replay", vec![TOPIC.into()]);
+        let mut member =
+            GroupMember::new(Arc::clone(&client), "replay", vec![TOPIC.into()]).known_as("replay-1");
         loop {
             let owned = member.join().await?;
             loop {

@@ -39,7 +39,7 @@ pub(super) enum DumpCommand {
 pub(super) struct SegmentArgs {
     #[command(flatten)]
     files: FileArgs,
-    /// Print each record, too
+    /// Print the records instead of the batches
     #[arg(long)]
     records: bool,
 }
@@ -155,11 +155,13 @@ fn base_offset(file: &Path, command: &DumpCommand) -> Result<i64, Failure> {
 
 fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
     let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
-    Failure::local(exit, "UNREADABLE", file.display().to_string(), error.to_string())
+    Failure::local(exit, "UNREADABLE", file.display().to_string(), format!("{}: {error}", file.display()))
 }
 
 fn damaged(file: &Path, message: impl Into<String>) -> Failure {
-    Failure::local(Exit::Failed, "DAMAGED", file.display().to_string(), message)
+    let name = file.display().to_string();
+    let message = format!("{name}: {}", message.into());
+    Failure::local(Exit::Failed, "DAMAGED", name, message)
 }
 
 fn read(file: &Path, rows: &mut RowStream<'_>) -> Option<Vec<u8>> {

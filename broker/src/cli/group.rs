@@ -367,7 +367,12 @@ enum Destination<'a> {
 impl SeekArgs {
     fn destination(&self, now_ms: i64) -> Result<Destination<'_>, Failure> {
         if let Some(path) = &self.to_file {
-            return Ok(Destination::Offsets(read_offsets(path)?));
+            let offsets = read_offsets(path)?;
+            if offsets.is_empty() {
+                let name = path.display().to_string();
+                return Err(Failure::usage(&name, format!("{name} names no offset")));
+            }
+            return Ok(Destination::Offsets(offsets));
         }
         if let Some(other) = &self.to_group {
             return Ok(Destination::Group(other));
@@ -396,8 +401,8 @@ async fn seek(context: &Context, arguments: &SeekArgs) -> Result<Exit, CommandEr
     }
     let committed = client.committed(group).await?;
     let mut new = match destination {
-        Destination::Offsets(offsets) => offsets,
-        Destination::Group(other) => known(&client, other).await?.committed,
+        Destination::Offsets(offsets) => inside(&client, offsets).await?,
+        Destination::Group(other) => inside(&client, known(&client, other).await?.committed).await?,
         Destination::Place(target) => offsets_at(&client, target, &committed, &arguments.topics).await?,
     };
     new.retain(|partition, _| {
@@ -432,6 +437,23 @@ async fn members(client: &Client, group: &str) -> Result<Vec<DescribedGroupMembe
         })
         .await?;
     Ok(response.groups.into_iter().next().map(|group| group.members).unwrap_or_default())
+}
+
+/// These offsets, the nearest that there is where one lies outside of its partition.
+///
+/// # Errors
+/// A partition is not there.
+async fn inside(
+    client: &Client,
+    mut offsets: BTreeMap<TopicPartition, i64>,
+) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
+    let partitions: Vec<_> = offsets.keys().cloned().collect();
+    for (partition, (start, end)) in client.watermarks(&partitions).await? {
+        if let Some(offset) = offsets.get_mut(&partition) {
+            *offset = (*offset).clamp(start, end);
+        }
+    }
+    Ok(offsets)
 }
 
 /// The offset of a place in each partition of these topics, or of what is committed.

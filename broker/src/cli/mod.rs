@@ -231,15 +231,22 @@ async fn interruptible(
     }
 }
 
-/// Waits for Ctrl-C (or SIGTERM).
+/// Waits for Ctrl-C (or SIGTERM). Whoever asks again while the command ends in order is not made to wait.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+            let mut once = async move || {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            };
+            once().await;
+            tokio::spawn(async move {
+                once().await;
+                std::process::exit(Exit::Interrupted as i32);
+            });
         }
         // without handlers the signals end the process by themselves
         _ => std::future::pending().await,

@@ -291,8 +291,12 @@ impl Tally {
             "seconds": (seconds * 1000.0).round() / 1000.0,
             "records_per_second": rate.round(),
         }));
+        let Self { refused, sent, settled, .. } = self;
+        if settled < sent {
+            let message = format!("{} of {sent} records may not be written", sent - settled);
+            report.fail(Failure::local(Exit::Unreachable, "NOT_CONFIRMED", topic, message));
+        }
         if let Some(failure) = self.first_failure {
-            let Self { refused, sent, .. } = self;
             let message =
                 format!("{refused} of {sent} records were not written; the first: {}", failure.message);
             report.fail(failure.worded(message));
@@ -330,12 +334,27 @@ async fn produce_stream(
         .file
         .is_some()
         .then(|| Progress::start("{spinner} {human_pos} records, {per_sec}, {elapsed}"));
+    let mut interrupted_at = None;
+    // since when nothing that was sent came back, unless it was told
+    let mut silent_since = Some(began);
     while producer.is_some() || tally.settled < tally.sent {
         if let Some(progress) = &progress {
             progress.at(tally.settled);
         }
         tokio::select! {
-            Some(delivery) = deliveries.recv() => tally.settle(delivery),
+            Some(delivery) = deliveries.recv() => {
+                silent_since = Some(Instant::now());
+                if let Err(failure) = &delivery.result {
+                    if tally.first_failure.is_none() {
+                        eprintln!("warning: {failure}");
+                    }
+                    if failure.exit() != Exit::Failed {
+                        // the others would end alike: what was not read yet is left to be read again
+                        producer = None;
+                    }
+                }
+                tally.settle(delivery);
+            }
             next = input.records.recv(), if producer.is_some() => match next {
                 None => producer = None,
                 Some((number, Err(why))) => {
@@ -345,9 +364,24 @@ async fn produce_stream(
                 Some((number, Ok(record))) => {
                     let record = complete(record);
                     let bytes = [&record.key, &record.value].map(|part| part.as_ref().map_or(0, Bytes::len));
-                    pace(began, tally.sent, arguments.rate).await;
                     let Some(sending) = &mut producer else { continue };
-                    match sending.send(record, tally.sent).await {
+                    if tally.settled == tally.sent {
+                        silent_since = Some(Instant::now());
+                    }
+                    let sent = async {
+                        pace(began, tally.sent, arguments.rate).await;
+                        sending.send(record, tally.sent).await
+                    };
+                    let sent = tokio::select! {
+                        sent = sent => sent,
+                        () = &mut interrupt, if exit == Exit::Success => {
+                            exit = Exit::Interrupted;
+                            interrupted_at = Some(Instant::now());
+                            producer = None;
+                            continue;
+                        }
+                    };
+                    match sent {
                         Ok(()) => {
                             tally.sent += 1;
                             tally.bytes += bytes.iter().sum::<usize>();
@@ -363,14 +397,33 @@ async fn produce_stream(
             () = &mut interrupt, if exit == Exit::Success => {
                 // what was read is finished, nothing more is read
                 exit = Exit::Interrupted;
+                interrupted_at = Some(Instant::now());
                 producer = None;
             }
+            () = due(silent_since, SILENCE), if tally.settled < tally.sent => {
+                silent_since = None;
+                eprintln!("warning: no broker has taken any record for {} s, trying on", SILENCE.as_secs());
+            }
+            () = due(interrupted_at, DRAIN) => break,
         }
     }
     drop(progress);
     tally.report(&arguments.topic, began.elapsed(), &mut report);
     let printed = report.print(&context.terminal)?;
     Ok(if exit == Exit::Success { printed } else { exit })
+}
+
+/// So long a command that was interrupted waits for what it sent.
+const DRAIN: Duration = Duration::from_secs(5);
+/// So long brokers may take nothing before it is told.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Waits until something is so long ago; for ever where it has not happened.
+async fn due(since: Option<Instant>, after: Duration) {
+    match since {
+        Some(since) => tokio::time::sleep_until(since + after).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until the record of this number is due.

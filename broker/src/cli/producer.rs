@@ -172,6 +172,7 @@ impl Producer {
                 room: Arc::clone(&self.room),
                 identity: None,
                 sequence: 0,
+                no_leader: None,
             };
             tokio::spawn(lane.run());
             sender
@@ -282,6 +283,8 @@ struct Lane {
     identity: Option<(i64, i16)>,
     /// Of the next record.
     sequence: i32,
+    /// Why the leader could not be reached last.
+    no_leader: Option<Failure>,
 }
 
 impl Lane {
@@ -410,7 +413,10 @@ impl Lane {
 
     /// Sends the batches that are not on their way; where that does not work they stay, for [`Lane::settle_first`].
     async fn submit(&mut self, flying: &mut VecDeque<Batch>) {
-        let Ok(connection) = self.leader().await else { return };
+        let connection = match self.leader().await {
+            Ok(connection) => connection,
+            Err(failure) => return self.no_leader = Some(failure),
+        };
         if self.options.acks == 0 {
             while let Some(batch) = flying.front() {
                 // nobody answers: it is done once it has left
@@ -475,12 +481,20 @@ impl Lane {
         let Some(first) = flying.front_mut() else { return };
         let deadline = first.deadline;
         let failure = match first.answer.take() {
-            None => Failure::local(
-                Exit::Unreachable,
-                "NO_LEADER",
-                self.partition.to_string(),
-                format!("no leader of {} can be reached", self.partition),
-            ),
+            None => match self.no_leader.take() {
+                // the topic was there when the first record came: somebody deleted it
+                Some(failure) if failure.exit() == Exit::NotFound => {
+                    self.refuse_first(flying, &failure).await;
+                    return;
+                }
+                Some(failure) => failure,
+                None => Failure::local(
+                    Exit::Unreachable,
+                    "NO_LEADER",
+                    self.partition.to_string(),
+                    format!("no leader of {} can be reached", self.partition),
+                ),
+            },
             Some(answer) => {
                 let limit = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(35));
                 match answer.within(limit).await {

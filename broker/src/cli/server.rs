@@ -91,7 +91,8 @@ fn start(arguments: ServerArgs) -> Result<(), CommandError> {
     if arguments.check_config {
         let mut out = io::stdout().lock();
         for (name, (value, origin)) in &config.values {
-            writeln!(out, "{name} = {value:?}  # {origin}")?;
+            // quoted, as a file of settings has it: dots in a bare name would open tables
+            writeln!(out, "\"{name}\" = {value:?}  # {origin}")?;
         }
         return Ok(out.flush()?);
     }
