@@ -6,10 +6,13 @@
 //! ```
 //! Invariant: wall time never goes back, whatever the system's clock does. Because time advances with tokio's
 //! `Instant`, paused tokio time drives everything in a simulation.
+//!
+//! What is deleted for its age is gone, and a clock may be wrong: a step forward of more than an hour counts for deletions
+//! ([`Clock::doubt_ms`]) only once the clock has stayed there for a day. At a start the clock is believed.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -28,7 +31,42 @@ struct Shared {
     start: Instant,
     start_ms: i64,
     correction_ms: AtomicI64,
+    trusted: Mutex<Trusted>,
 }
+
+/// The time that deletions go by.
+#[derive(Debug)]
+struct Trusted {
+    at: Instant,
+    ms: i64,
+    /// Since when the system's clock is further on than it can be.
+    doubted: Option<Instant>,
+}
+
+impl Trusted {
+    fn now_ms(&self, now: Instant) -> i64 {
+        self.ms.saturating_add(i64::try_from((now - self.at).as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn observe(&mut self, system_ms: i64, now: Instant) {
+        let expected_ms = self.now_ms(now);
+        let step_ms = system_ms.saturating_sub(expected_ms);
+        if step_ms < LARGE_STEP_MS || self.doubted.is_some_and(|since| now - since >= DOUBT) {
+            *self = Self { at: now, ms: system_ms, doubted: None };
+        } else if self.doubted.is_none() {
+            self.doubted = Some(now);
+            tracing::warn!(
+                hours = step_ms / LARGE_STEP_MS,
+                "the system's clock went forward: nothing is deleted for its age by the new time until it has stood for a day"
+            );
+        }
+    }
+}
+
+/// A step of the system's clock that is doubted.
+const LARGE_STEP_MS: i64 = 3_600_000;
+/// For so long.
+const DOUBT: Duration = Duration::from_secs(24 * 3600);
 
 /// How often [`Clock::correct`] wants to be called.
 pub const CORRECTION_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,15 +79,21 @@ impl Clock {
 
     /// Starts at `start_ms`, milliseconds since the epoch; for simulations.
     pub fn starting_at(start_ms: i64) -> Self {
-        Self {
-            shared: Arc::new(Shared { start: Instant::now(), start_ms, correction_ms: AtomicI64::new(0) }),
-        }
+        let start = Instant::now();
+        let trusted = Mutex::new(Trusted { at: start, ms: start_ms, doubted: None });
+        Self { shared: Arc::new(Shared { start, start_ms, correction_ms: AtomicI64::new(0), trusted }) }
     }
 
     /// Wall time, milliseconds since the epoch; never goes back.
     pub fn now_ms(&self) -> i64 {
         let elapsed = i64::try_from(self.shared.start.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.shared.start_ms + elapsed + self.shared.correction_ms.load(Ordering::Relaxed)
+    }
+
+    /// How much later it is by [`Clock::now_ms`] than what is deleted for its age may go by.
+    pub fn doubt_ms(&self) -> i64 {
+        let trusted = self.shared.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.now_ms() - trusted.now_ms(Instant::now())).max(0)
     }
 
     /// Monotonic time, for intervals.
@@ -67,6 +111,8 @@ impl Clock {
         // Backwards by less than the interval between two calls, so that the sum still rises.
         let step = behind.max(-1);
         self.shared.correction_ms.fetch_add(step, Ordering::Relaxed);
+        let mut trusted = self.shared.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+        trusted.observe(system_ms, Instant::now());
     }
 }
 
@@ -103,5 +149,30 @@ mod tests {
         // And set forward: we follow at once.
         clock.correct_to(9_000_000);
         assert_eq!(clock.now_ms(), 9_000_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_step_forward_is_doubted_for_a_day() {
+        const HOUR: i64 = 3_600_000;
+        let system = |clock: &Clock, ms| {
+            clock.correct_to(ms);
+            clock.doubt_ms()
+        };
+        let clock = Clock::starting_at(0);
+        tokio::time::advance(CORRECTION_INTERVAL).await;
+        assert_eq!(system(&clock, HOUR / 2), 0, "a small step");
+        assert_eq!(system(&clock, 100 * HOUR), 100 * HOUR - HOUR / 2);
+        // Set right again: deletions go by the right time at once, whatever the time that records get does.
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let doubt = system(&clock, 3 * HOUR / 2);
+        assert_eq!(clock.now_ms() - doubt, 3 * HOUR / 2);
+        // And on again, to stay.
+        let mut at = 1_000 * HOUR;
+        for _ in 0..24 {
+            assert!(system(&clock, at) > 800 * HOUR);
+            tokio::time::advance(Duration::from_secs(3600)).await;
+            at += HOUR;
+        }
+        assert_eq!(system(&clock, at), 0);
     }
 }

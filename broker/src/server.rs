@@ -240,7 +240,7 @@ async fn keep_retention(broker: Arc<Broker>) {
     let often = broker.config.retention_check_interval.min(broker.config.producer_id_expiration);
     loop {
         tokio::time::sleep(often.max(SHORTEST_CHECK)).await;
-        broker.node.retention(broker.clock.now_ms(), producers).await;
+        broker.node.retention(broker.clock.now_ms() - broker.clock.doubt_ms(), producers).await;
     }
 }
 

@@ -402,6 +402,7 @@ impl Host {
 
     fn change(&self, change: impl FnOnce(&mut Coordinator, i64) -> Outcome) {
         if let Some(active) = self.state().as_mut() {
+            active.coordinator.doubt_clock(self.clock.doubt_ms());
             let outcome = change(&mut active.coordinator, self.clock.now_ms());
             active.take(self, outcome);
         }
