@@ -56,7 +56,6 @@ fn a_group_outside_of_the_log_begins_where_the_option_says() {
             topics: vec![OffsetCommitRequestTopic {
                 name: "outside".into(),
                 partitions: [0, 1].map(partition).to_vec(),
-                ..OffsetCommitRequestTopic::default()
             }],
             ..OffsetCommitRequest::default()
         };

@@ -623,11 +623,7 @@ fn what_is_named_again_is_answered_once() {
     let asked = |topics: Option<Vec<i32>>| OffsetFetchRequestGroup {
         group_id: group.as_str().into(),
         topics: topics.map(|partition_indexes| {
-            vec![OffsetFetchRequestTopics {
-                name: topic.as_str().into(),
-                partition_indexes,
-                ..Default::default()
-            }]
+            vec![OffsetFetchRequestTopics { name: topic.as_str().into(), partition_indexes }]
         }),
         ..OffsetFetchRequestGroup::default()
     };
