@@ -442,6 +442,9 @@ impl Segment {
     }
 
     /// The open file.
+    ///
+    /// # Errors
+    /// Those of the system; [`io::ErrorKind::NotFound`] where the files go away (see [`is_missing`]).
     pub(crate) fn handle(&self) -> Result<Arc<OpenSegment>, LogStoreError> {
         if let Some(open) = &*lock(&self.pinned) {
             return Ok(Arc::clone(open));
@@ -451,6 +454,10 @@ impl Segment {
         }
         let path = self.path();
         let file = self.pool.disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
+        // looked at behind the opening: the name may be that of a segment of the partition's next replica
+        if self.is_gone() {
+            return Err(LogStoreError::io("open", &path)(io::ErrorKind::NotFound.into()));
+        }
         let open = OpenSegment::new(file);
         self.keep(Arc::clone(&open));
         Ok(open)
@@ -789,7 +796,8 @@ pub(crate) fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), LogStoreEr
     }
 }
 
-fn is_missing(error: &LogStoreError) -> bool {
+/// Whether a file was not there.
+pub(crate) fn is_missing(error: &LogStoreError) -> bool {
     matches!(error, LogStoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
 

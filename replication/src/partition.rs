@@ -359,7 +359,11 @@ impl Partition {
                 aborted,
             });
         }
-        let read = self.log().read(offset, max_bytes, at_least_one, end, waiting)?;
+        let read = match self.log().read(offset, max_bytes, at_least_one, end, waiting) {
+            Ok(read) => read,
+            // its files may have gone because the topic has
+            Err(error) => return Err(self.offsets().err().unwrap_or_else(|| error.into())),
+        };
         Ok(ReadOutcome {
             offsets,
             slices: read.slices,

@@ -14,11 +14,19 @@ use crate::{
     batch::HEADER_BYTES,
     compression::with_inflater,
     raft_file::SegmentStats,
-    segment::{Found, HeaderWalk, OpenSegment, Segment, SegmentIndex, WalkError, relative},
+    segment::{Found, HeaderWalk, OpenSegment, Segment, SegmentIndex, WalkError, is_missing, relative},
 };
 
 /// Bytes before the written end of a segment that are handed out from its map; older ones are sent from the file.
 const TAIL_BYTES: u64 = 16 << 20;
+
+/// Retention may take a segment from under a reader, which then looks once more at what there is.
+fn again_if_gone<T>(read: impl Fn() -> Result<T, LogStoreError>) -> Result<T, LogStoreError> {
+    match read() {
+        Err(error) if is_missing(&error) => read(),
+        done => done,
+    }
+}
 
 /// A segment as a reader took it out of the lock.
 struct View {
@@ -428,6 +436,17 @@ impl Log {
         upper_bound: i64,
         waiting: Waiting,
     ) -> Result<LogRead, LogStoreError> {
+        again_if_gone(|| self.read_once(offset, max_bytes, at_least_one, upper_bound, waiting))
+    }
+
+    fn read_once(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        at_least_one: bool,
+        upper_bound: i64,
+        waiting: Waiting,
+    ) -> Result<LogRead, LogStoreError> {
         let mut read = LogRead::default();
         let mut offset = offset;
         loop {
@@ -632,6 +651,10 @@ impl Log {
         timestamp: i64,
         upper_bound: i64,
     ) -> Result<Option<(i64, i64, i32)>, LogStoreError> {
+        again_if_gone(|| self.find_time(timestamp, upper_bound))
+    }
+
+    fn find_time(&self, timestamp: i64, upper_bound: i64) -> Result<Option<(i64, i64, i32)>, LogStoreError> {
         let (views, log_start) = self.views();
         for view in views.iter().filter(|view| view.stats.largest_timestamp >= timestamp) {
             let index = view.index()?;
@@ -659,6 +682,10 @@ impl Log {
         &self,
         upper_bound: i64,
     ) -> Result<Option<(i64, i64, i32)>, LogStoreError> {
+        again_if_gone(|| self.find_max_timestamp(upper_bound))
+    }
+
+    fn find_max_timestamp(&self, upper_bound: i64) -> Result<Option<(i64, i64, i32)>, LogStoreError> {
         let (views, log_start) = self.views();
         let mut largest: Option<(i64, i64, &View)> = None;
         for view in &views {

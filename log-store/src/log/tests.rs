@@ -625,7 +625,8 @@ fn a_closed_log_holds_nothing_open() {
     assert!(read(&node) > 0 && node.pool.open_segments() > 0);
     node.log.roll();
     node.log.close();
-    assert!(read(&node) > 0, "who has begun goes on");
+    let late = node.log.read(0, 100, true, end, Waiting::ForDisk).unwrap_err();
+    assert!(crate::segment::is_missing(&late), "nothing is opened again: {late}");
     assert_eq!(node.pool.open_segments(), 0);
     std::fs::remove_dir_all(&node.dir).unwrap();
     std::fs::create_dir(&node.dir).unwrap();
@@ -791,4 +792,22 @@ fn appends_know_whether_a_segment_may_hold_zstd() {
         (true, true),
         "nobody looked at what was there before"
     );
+}
+
+/// A segment that goes is not opened by its name again, which may be another's by then.
+#[test]
+fn a_segment_that_goes_is_not_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::new(dir.path(), LogConfig::default());
+    node.append(&[100, 101], 10);
+    node.flush(usize::MAX, false);
+    node.log.roll();
+    node.append(&[103], 10);
+    node.flush(usize::MAX, false);
+    let segment = Arc::clone(&node.log.state().segments[0].segment);
+    segment.handle().unwrap();
+    segment.forget();
+    assert!(std::fs::exists(segment.path()).unwrap(), "its name is still there");
+    let error = segment.handle().unwrap_err();
+    assert!(crate::segment::is_missing(&error), "{error}");
 }
