@@ -342,6 +342,10 @@ fn a_server_refuses_what_is_malformed_before_it_writes() {
     assert!(ran.stdout.contains(&format!("\"log.retention.hours\" = \"24\"  # {both}\n")), "{}", ran.stdout);
     assert!(ran.stdout.contains("# environment variable ALLUVIUM_DATA_DIR\n"), "{}", ran.stdout);
 
+    let rows = document(&run(&format!("-c {both} --check-config -O json"), &[]))["data"].clone();
+    let hours = rows.as_array().expect("rows").iter().find(|row| row["setting"] == "log.retention.hours");
+    assert_eq!(hours.expect("a row of it")["value"], "24", "{rows}");
+
     // What it prints is a file of settings that says the same.
     let printed = file("printed.toml", &ran.stdout);
     let again = run(&format!("-c {printed} --check-config"), &[]);

@@ -11,9 +11,11 @@ use log_store::disk::{
     overlay::{OverlayDisk, OverlayFaults},
 };
 
+use serde_json::json;
+
 use super::{
     failure::{CommandError, Exit, Failure},
-    output::Terminal,
+    output::{Column, OutputMode, Report, Terminal},
     variable,
 };
 use crate::{
@@ -80,21 +82,39 @@ pub(super) const SETTING_FLAGS: [(&str, &str); 5] = [
 ];
 
 pub(super) fn run(arguments: ServerArgs, terminal: &Terminal) -> Exit {
-    match start(arguments) {
-        Ok(()) => Exit::Success,
+    match start(arguments, terminal) {
+        Ok(exit) => exit,
         Err(error) => terminal.end("server", &error),
     }
 }
 
-fn start(arguments: ServerArgs) -> Result<(), CommandError> {
+/// Every setting with where it comes from: as a file of settings, or as rows.
+fn print_config(config: &Config, terminal: &Terminal) -> Result<Exit, CommandError> {
+    if terminal.mode != OutputMode::Table {
+        let columns = [
+            Column::left("SETTING", "setting"),
+            Column::left("VALUE", "value"),
+            Column::left("FROM", "origin"),
+        ];
+        let mut report = Report::new("server", &columns);
+        for (name, (value, origin)) in &config.values {
+            report.row(json!({ "setting": name, "value": value, "origin": origin.to_string() }));
+        }
+        return report.print(terminal);
+    }
+    let mut out = io::stdout().lock();
+    for (name, (value, origin)) in &config.values {
+        // quoted, as a file has it: dots in a bare name would open tables
+        writeln!(out, "\"{name}\" = {value:?}  # {origin}")?;
+    }
+    out.flush()?;
+    Ok(Exit::Success)
+}
+
+fn start(arguments: ServerArgs, terminal: &Terminal) -> Result<Exit, CommandError> {
     let config = load(&arguments, Sources::from_environment().map_err(|error| refuse(&error))?)?;
     if arguments.check_config {
-        let mut out = io::stdout().lock();
-        for (name, (value, origin)) in &config.values {
-            // quoted, as a file of settings has it: dots in a bare name would open tables
-            writeln!(out, "\"{name}\" = {value:?}  # {origin}")?;
-        }
-        return Ok(out.flush()?);
+        return print_config(&config, terminal);
     }
     let options = ServerOptions {
         config,
@@ -107,6 +127,7 @@ fn start(arguments: ServerArgs) -> Result<(), CommandError> {
         },
     };
     server::run(options)
+        .map(|()| Exit::Success)
         .map_err(|error| Failure::local(Exit::Failed, "SERVER", "server", format!("{error:#}")).into())
 }
 
