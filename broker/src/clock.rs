@@ -86,8 +86,15 @@ impl Clock {
 
     /// Wall time, milliseconds since the epoch; never goes back.
     pub fn now_ms(&self) -> i64 {
+        self.now_and_correction_ms().0
+    }
+
+    /// The same, and how much of it comes from following the system's clock: by that much more or less it is later now
+    /// than the time that has passed.
+    pub fn now_and_correction_ms(&self) -> (i64, i64) {
         let elapsed = i64::try_from(self.shared.start.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.shared.start_ms + elapsed + self.shared.correction_ms.load(Ordering::Relaxed)
+        let correction = self.shared.correction_ms.load(Ordering::Relaxed);
+        (self.shared.start_ms + elapsed + correction, correction)
     }
 
     /// How much later it is by [`Clock::now_ms`] than what is deleted for its age may go by.
@@ -106,7 +113,7 @@ impl Clock {
         self.correct_to(system_ms());
     }
 
-    fn correct_to(&self, system_ms: i64) {
+    pub(crate) fn correct_to(&self, system_ms: i64) {
         let behind = system_ms - self.now_ms();
         // Backwards by less than the interval between two calls, so that the sum still rises.
         let step = behind.max(-1);

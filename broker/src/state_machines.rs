@@ -265,6 +265,9 @@ struct Host {
     panics: std::sync::atomic::AtomicBool,
 }
 
+/// Deadlines follow the clock's corrections in steps of so much, which no session notices.
+const CLOCK_STEP_MS: i64 = 100;
+
 /// A loaded coordinator.
 #[derive(Debug)]
 struct Active {
@@ -277,6 +280,8 @@ struct Active {
     log_bytes: u64,
     /// What of them goes once the rewrite on its way is committed and the log trimmed to it.
     superseded: Option<u64>,
+    /// The clock's correction to which deadlines are set.
+    correction_ms: i64,
 }
 
 /// An append on its way, and the answers that may be given once it is committed.
@@ -289,7 +294,7 @@ struct Append {
 }
 
 impl Active {
-    fn new(coordinator: Coordinator, log_bytes: u64) -> Self {
+    fn new(coordinator: Coordinator, log_bytes: u64, clock: &Clock) -> Self {
         Self {
             coordinator,
             askers: HashMap::new(),
@@ -297,7 +302,19 @@ impl Active {
             appends: VecDeque::new(),
             log_bytes,
             superseded: None,
+            correction_ms: clock.now_and_correction_ms().1,
         }
+    }
+
+    /// The time for the coordinator. Sessions and rebalances last as long as they last, whatever the clock is set to.
+    fn now_ms(&mut self, clock: &Clock) -> i64 {
+        let (now_ms, correction_ms) = clock.now_and_correction_ms();
+        let moved_ms = correction_ms - self.correction_ms;
+        if moved_ms.abs() >= CLOCK_STEP_MS {
+            self.coordinator.clock_was_set(moved_ms);
+            self.correction_ms = correction_ms;
+        }
+        now_ms
     }
 
     fn append(&mut self, host: &Host, records: &[Record], begins_rewrite: bool) {
@@ -393,7 +410,8 @@ impl Host {
         let (asker, answer) = oneshot::channel();
         active.askers.insert(token, asker);
         let entropy = u128::from(entropy()) << 64 | u128::from(entropy());
-        let outcome = active.coordinator.handle(request, token, entropy, self.clock.now_ms());
+        let now_ms = active.now_ms(&self.clock);
+        let outcome = active.coordinator.handle(request, token, entropy, now_ms);
         active.take(self, outcome);
         drop(state);
         self.changed.notify_one();
@@ -403,7 +421,8 @@ impl Host {
     fn change(&self, change: impl FnOnce(&mut Coordinator, i64) -> Outcome) {
         if let Some(active) = self.state().as_mut() {
             active.coordinator.doubt_clock(self.clock.doubt_ms());
-            let outcome = change(&mut active.coordinator, self.clock.now_ms());
+            let now_ms = active.now_ms(&self.clock);
+            let outcome = change(&mut active.coordinator, now_ms);
             active.take(self, outcome);
         }
     }
@@ -453,7 +472,7 @@ impl Host {
     fn begin(&self, coordinator: Coordinator, log_bytes: u64) {
         // From before the image is read until the state stands: a topic that goes is either gone in the image, or told to the state.
         let mut state = self.state();
-        let mut active = Active::new(coordinator, log_bytes);
+        let mut active = Active::new(coordinator, log_bytes, &self.clock);
         let outcome = active.coordinator.loaded(self.clock.now_ms());
         active.take(self, outcome);
         active.forget_gone(self);
@@ -621,6 +640,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::{net::SocketAddr, path::Path};
 
+    use consumer_groups::request::{OffsetCommit, PartitionCommit};
     use log_store::disk::RealDisk;
 
     use super::*;
@@ -649,6 +669,36 @@ mod tests {
         stopping::Stopping,
         topics,
     };
+
+    /// A step of the system's clock moves what is timed along.
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_follow_the_clock() {
+        let clock = Clock::starting_at(0);
+        let mut active = Active::new(Coordinator::new(GroupConfig::default()), 0, &clock);
+        let commit = PartitionCommit {
+            topic: "t".into(),
+            topic_id: Uuid::from_u128(1),
+            partition: 0,
+            offset: 1,
+            leader_epoch: -1,
+            metadata: "".into(),
+        };
+        let request = Request::OffsetCommit(OffsetCommit {
+            group_id: "g".into(),
+            member_id: "".into(),
+            instance_id: None,
+            generation: -1,
+            knows_group_not_found: true,
+            retention_ms: None,
+            offsets: vec![commit],
+        });
+        let now_ms = active.now_ms(&clock);
+        active.coordinator.handle(request, Token(1), 1, now_ms);
+        let due_ms = active.coordinator.next_deadline().expect("the check for expired offsets");
+        clock.correct_to(3_600_000);
+        assert_eq!(active.now_ms(&clock), 3_600_000);
+        assert_eq!(active.coordinator.next_deadline(), Some(due_ms + 3_600_000));
+    }
 
     async fn broker(data: &Path) -> Arc<Broker> {
         let mut config = Config::load(&Sources::default()).expect("the defaults");

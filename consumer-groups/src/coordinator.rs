@@ -122,6 +122,11 @@ impl Coordinator {
         }
     }
 
+    /// The clock was set: what is timed is timed as if it had not been.
+    pub fn clock_was_set(&mut self, by_ms: i64) {
+        self.deadlines.shift(by_ms);
+    }
+
     /// From now on offsets expire as if it were so much earlier: the clock may be wrong, and what expires is gone.
     pub fn doubt_clock(&mut self, ms: i64) {
         self.clock_doubt_ms = ms;

@@ -65,6 +65,12 @@ impl Deadlines {
         self.order.first().map(|(due_ms, _)| *due_ms)
     }
 
+    /// Moves all of them, as the clock by which they were set moves.
+    pub(crate) fn shift(&mut self, by_ms: i64) {
+        self.due.values_mut().for_each(|due_ms| *due_ms = due_ms.saturating_add(by_ms));
+        self.order = self.due.iter().map(|(deadline, due_ms)| (*due_ms, deadline.clone())).collect();
+    }
+
     /// Takes the earliest deadline that is due at `now_ms`.
     pub(crate) fn pop(&mut self, now_ms: i64) -> Option<Deadline> {
         if self.next()? > now_ms {

@@ -11,6 +11,7 @@
 //! > describe              options: metadata, to see that of the members, too
 //! > reload                the coordinator is lost, and what it stored is loaded again
 //! > wait 500                time passes, without a deadline missed
+//! > set 500                 the clock is set forward by so much
 //! > doubt 500               the clock may be so much ahead
 //! options of join: instance=I protocols=p1,p2 session=MS rebalance=MS metadata=TEXT member=NAME old (v3 and before)
 //!                  fill=BYTES (so much metadata), once (it does not come back with the id that it is told)
@@ -167,6 +168,10 @@ impl Script {
             "list" => Request::ListGroups(ListGroups::default()),
             "delete" => Request::DeleteGroup(group_id),
             "wait" => return self.wait(number(words[1])),
+            "set" => {
+                self.now_ms += number(words[1]);
+                return self.coordinator.clock_was_set(number(words[1]));
+            }
             "doubt" => return self.coordinator.doubt_clock(number(words[1])),
             "reload" => return self.reload(),
             other => panic!("there is no command '{other}'"),
