@@ -6,8 +6,9 @@
 //! | 3 | the id and epoch that a transactional producer has, to be bumped (KIP-360) |
 //!
 //! An id is never given out twice in the cluster's life. Without a transactional id the answer is a new one, whatever
-//! the request names, as in Kafka: an id that was never given out must not come into use. Not here: transactions. A transactional id is refused with 53
-//! (TRANSACTIONAL_ID_AUTHORIZATION_FAILED): the one code after which neither the Java client nor librdkafka tries again.
+//! the request names, as in Kafka: an id that was never given out must not come into use. Not here: transactions. A
+//! transactional id is refused with 53 (TRANSACTIONAL_ID_AUTHORIZATION_FAILED): the one code after which neither the Java
+//! client nor librdkafka tries again.
 
 use std::sync::Arc;
 

@@ -46,11 +46,12 @@ impl Seen {
         let Some(mut topics) = asked else {
             return (!std::mem::replace(&mut self.all, true)).then_some(None);
         };
-        for (name, partitions) in &mut topics {
+        topics.retain_mut(|(name, partitions)| {
+            let asked_for_none = partitions.is_empty();
             let seen = self.partitions.entry(Arc::clone(name)).or_default();
             partitions.retain(|partition| seen.insert(*partition));
-        }
-        topics.retain(|(_, partitions)| !partitions.is_empty());
+            asked_for_none || !partitions.is_empty()
+        });
         (!topics.is_empty()).then_some(Some(topics))
     }
 }
