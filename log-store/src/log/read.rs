@@ -436,34 +436,25 @@ impl Log {
         upper_bound: i64,
         waiting: Waiting,
     ) -> Result<LogRead, LogStoreError> {
-        again_if_gone(|| self.read_once(offset, max_bytes, at_least_one, upper_bound, waiting))
-    }
-
-    fn read_once(
-        &self,
-        offset: i64,
-        max_bytes: usize,
-        at_least_one: bool,
-        upper_bound: i64,
-        waiting: Waiting,
-    ) -> Result<LogRead, LogStoreError> {
-        let mut read = LogRead::default();
-        let mut offset = offset;
-        loop {
-            let left = max_bytes.saturating_sub(read.bytes) as u64;
-            let first = at_least_one && read.bytes == 0;
-            match self.read_segment(offset, left, first, upper_bound, waiting, &mut read) {
-                Ok(Some(next)) => offset = next,
-                Ok(None) => return Ok(read),
-                Err(WalkError::WouldWait) => {
-                    // what was found is worth having; without anything the caller has to come again
-                    read.would_wait = read.bytes == 0;
-                    read.is_cut_short = true;
-                    return Ok(read);
+        again_if_gone(|| {
+            let mut read = LogRead::default();
+            let mut offset = offset;
+            loop {
+                let left = max_bytes.saturating_sub(read.bytes) as u64;
+                let first = at_least_one && read.bytes == 0;
+                match self.read_segment(offset, left, first, upper_bound, waiting, &mut read) {
+                    Ok(Some(next)) => offset = next,
+                    Ok(None) => return Ok(read),
+                    Err(WalkError::WouldWait) => {
+                        // what was found is worth having; without anything the caller has to come again
+                        read.would_wait = read.bytes == 0;
+                        read.is_cut_short = true;
+                        return Ok(read);
+                    }
+                    Err(WalkError::Failed(error)) => return Err(error),
                 }
-                Err(WalkError::Failed(error)) => return Err(error),
             }
-        }
+        })
     }
 
     /// Reads from one segment; the offset of the next one where that may go on.
