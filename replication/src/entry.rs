@@ -33,14 +33,17 @@ use openraft::{
     vote::{RaftLeaderId, RaftVote},
 };
 
-use crate::completion::{Appended, Ticket};
+use crate::{
+    completion::{Appended, Ticket},
+    runtime::Runtime,
+};
 
 /// The types of all our Raft groups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TypeConfig;
 
 impl RaftTypeConfig for TypeConfig {
-    type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Batch<T>
         = openraft::impls::InlineBatch<T>
     where

@@ -15,7 +15,7 @@
 //! openraft elects, orders and commits. Ours: what is on the disk and when ([`flusher`]), that nothing else is
 //! promised ([`invariants`]), offsets, producers and acks ([`partition`], [`completion`]).
 //!
-//! Reading order: [`partition`], [`completion`], `entry`, `raft_log`, `state_machine`, `lane`, [`flusher`], `files`,
+//! Reading order: [`partition`], [`completion`], `entry`, `runtime`, `raft_log`, `state_machine`, `lane`, [`flusher`], `files`,
 //! [`node`], [`metadata`].
 
 pub mod completion;
@@ -32,6 +32,7 @@ pub mod node;
 pub mod partition;
 mod producers;
 mod raft_log;
+mod runtime;
 mod snapshot;
 mod space;
 mod state_machine;
