@@ -363,7 +363,9 @@ impl State {
             _ => now_ms.saturating_sub(stats.first_append_ms),
         };
         let jitter = match config.segment_jitter_ms {
-            jitter if jitter > 0 => slot.base_offset().wrapping_mul(0x9E37_79B9).rem_euclid(jitter),
+            jitter if jitter > 0 && config.segment_ms > 0 => {
+                slot.base_offset().wrapping_mul(0x9E37_79B9).rem_euclid(jitter.min(config.segment_ms))
+            }
             _ => 0,
         };
         let limit = config.segment_bytes.min(i32::MAX as u64);

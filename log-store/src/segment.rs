@@ -407,7 +407,8 @@ impl Segment {
         self.dirty.store(false, Ordering::SeqCst);
         let names = self.names.swap(false, Ordering::SeqCst);
         let unsynced = std::mem::take(&mut *lock(&self.unsynced));
-        match self.handle() {
+        // also where its files go away: until the record of that is durable, they are promised
+        match self.opened() {
             Ok(open) => {
                 open.file.write_back(unsynced).map_err(LogStoreError::io("write back", self.path()))?;
                 open.file.sync().map_err(LogStoreError::io("sync", self.path()))?;
@@ -446,6 +447,16 @@ impl Segment {
     /// # Errors
     /// Those of the system; [`io::ErrorKind::NotFound`] where the files go away (see [`is_missing`]).
     pub(crate) fn handle(&self) -> Result<Arc<OpenSegment>, LogStoreError> {
+        let open = self.opened()?;
+        // looked at behind the opening: the name may be that of a segment of the partition's next replica
+        if self.is_gone() {
+            return Err(LogStoreError::io("open", self.path())(io::ErrorKind::NotFound.into()));
+        }
+        Ok(open)
+    }
+
+    /// The file that has its name, open for reading.
+    fn opened(&self) -> Result<Arc<OpenSegment>, LogStoreError> {
         if let Some(open) = &*lock(&self.pinned) {
             return Ok(Arc::clone(open));
         }
@@ -454,10 +465,6 @@ impl Segment {
         }
         let path = self.path();
         let file = self.pool.disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
-        // looked at behind the opening: the name may be that of a segment of the partition's next replica
-        if self.is_gone() {
-            return Err(LogStoreError::io("open", &path)(io::ErrorKind::NotFound.into()));
-        }
         let open = OpenSegment::new(file);
         self.keep(Arc::clone(&open));
         Ok(open)

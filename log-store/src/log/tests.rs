@@ -811,3 +811,18 @@ fn a_segment_that_goes_is_not_opened_again() {
     let error = segment.handle().unwrap_err();
     assert!(crate::segment::is_missing(&error), "{error}");
 }
+
+/// Jitter shortens the time of a segment, never below nothing.
+#[test]
+fn jitter_is_no_longer_than_the_segments_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LogConfig { segment_ms: 1_000, segment_jitter_ms: 600_000, ..LogConfig::default() };
+    let mut node = Node::new(dir.path(), config);
+    for timestamp in [100, 1_101] {
+        for _ in 0..20 {
+            node.append(&[timestamp], 10);
+        }
+    }
+    let bases: Vec<i64> = node.log.state().segments.iter().map(|slot| slot.base_offset()).collect();
+    assert_eq!(bases, [0, 20]);
+}

@@ -122,6 +122,18 @@ fn focused() -> Vec<Vec<Step>> {
             Worker,
             a(&[50]),
         ],
+        // a purge in the middle of a checkpoint that still promises what it gives up
+        vec![
+            Create("a"),
+            a(&[2500]),
+            a(&[2600]),
+            a(&[2700]),
+            Commit(0),
+            BeginCheckpoint,
+            Purge(0, 1),
+            a(&[40]),
+            Checkpoint,
+        ],
         // purge: whole segments go
         vec![
             Create("a"),

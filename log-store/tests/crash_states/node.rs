@@ -488,6 +488,8 @@ impl Node {
         if self.bug == Bug::UnlinkBeforePurge {
             self.unlink(&files)?;
         }
+        // a checkpoint that is under way ends before the record is durable, and promises what the purge gives up
+        while !self.checkpoint_step()? {}
         let mut pending = self.pending();
         if let Some(snapshot) = snapshot {
             pending.records.push(WalRecord::Snapshot { replica, snapshot: snapshot.clone() });
