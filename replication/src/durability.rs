@@ -696,6 +696,40 @@ async fn a_nearly_full_disk_refuses_produce_and_resumes() {
     bench.node.shutdown().await;
 }
 
+/// Proves: D04: a checkpoint that finds no room is no end of the node: the one before holds, rounds wait for the next where
+/// the ring is full, and a node that stops meanwhile starts again.
+#[tokio::test]
+async fn a_checkpoint_without_room_is_tried_again() {
+    let bench = Bench::with_power_cuts(Mutation::None).await;
+    let orders = partition(&bench.node, "orders").await;
+    bench.disk.fail_writes("checkpoint.tmp", io::ErrorKind::StorageFull);
+    let queue = Arc::new(CompletionQueue::default());
+    let value = "v".repeat(LARGE_BATCH);
+    // a ring's worth, and more: somewhere a round has to wait
+    let appended = 40;
+    for token in 0..appended {
+        orders.append(batch(&[&value]), Acks::All, Completion::Queue(Arc::clone(&queue), token));
+    }
+    let mut finished = Vec::new();
+    until("the ring is full", || bench.node.flusher.is_full(LARGE_BATCH)).await;
+    queue.drain(&mut finished);
+    assert!(finished.len() < appended as usize, "{} were acknowledged", finished.len());
+    assert_eq!(bench.fatal.load(Ordering::SeqCst), 0);
+    bench.disk.heal_writes();
+    until("all are acknowledged", || {
+        queue.drain(&mut finished);
+        finished.len() == appended as usize
+    })
+    .await;
+    assert!(finished.iter().all(|(_, result)| result.is_ok()));
+    // at the stop, too
+    orders.append_committed(batch(&["last"])).await.unwrap();
+    bench.disk.fail_writes("checkpoint.tmp", io::ErrorKind::StorageFull);
+    bench.node.shutdown().await;
+    assert_eq!(bench.fatal.load(Ordering::SeqCst), 0);
+    bench.survives_power_cut(&[("orders", value), ("orders", "last".to_owned())], |_| false).await.unwrap();
+}
+
 /// Proves: D04: where the disk has no room for a further file of the write-ahead log, rounds go on in those that there are;
 /// the ring grows once it can, and is not tried at every round.
 #[tokio::test]

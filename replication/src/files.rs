@@ -51,7 +51,7 @@ pub(crate) enum Job {
 struct Request {
     checkpoint: Checkpoint,
     touched: Vec<Arc<Partition>>,
-    done: Box<dyn FnOnce() + Send>,
+    done: Box<dyn FnOnce(bool) + Send>,
 }
 
 #[derive(Default)]
@@ -193,14 +193,15 @@ impl Files {
         }
     }
 
-    /// Writes a checkpoint: the segments that hold bytes of its rounds are synced first.
+    /// Writes a checkpoint: the segments that hold bytes of its rounds are synced first. `done` hears whether it is
+    /// there; on a full disk it is not, and the one before holds.
     pub(crate) fn checkpoint(
         &self,
         salt: u64,
         position: WalPosition,
         groups: GroupStates,
         touched: Vec<Arc<Partition>>,
-        done: impl FnOnce() + Send + 'static,
+        done: impl FnOnce(bool) + Send + 'static,
     ) {
         let checkpoint = Checkpoint { salt, position, groups, damaged: lock(&self.damaged).clone() };
         lock(&self.syncing).request = Some(Request { checkpoint, touched, done: Box::new(done) });
@@ -236,10 +237,10 @@ impl Files {
             if let Some(request) = syncing.request.take() {
                 let dirty: Vec<Arc<Segment>> = syncing.dirty.drain(..).map(|(segment, _)| segment).collect();
                 drop(syncing);
-                if let Err(error) = self.write_checkpoint(&request, &dirty) {
-                    return (self.fatal)(&error);
+                match self.write_checkpoint(&request, &dirty) {
+                    Ok(written) => (request.done)(written),
+                    Err(error) => return (self.fatal)(&error),
                 }
-                (request.done)();
             } else if let Some((segment, _)) = syncing.dirty.pop_front().filter(|_| !syncing.stopping) {
                 drop(syncing);
                 if let Err(error) = segment.sync() {
@@ -251,14 +252,22 @@ impl Files {
         }
     }
 
-    fn write_checkpoint(&self, request: &Request, dirty: &[Arc<Segment>]) -> Result<(), LogStoreError> {
+    fn write_checkpoint(&self, request: &Request, dirty: &[Arc<Segment>]) -> Result<bool, LogStoreError> {
         request.touched.iter().for_each(|partition| write_indexes(partition));
         #[cfg(test)]
         if self.checkpoint_first.load(std::sync::atomic::Ordering::SeqCst) {
             request.checkpoint.write(&*self.disk, &self.data_dir)?;
         }
         sync_segments(&*self.disk, &self.data_dir, dirty)?;
-        request.checkpoint.write(&*self.disk, &self.data_dir)
+        match request.checkpoint.write(&*self.disk, &self.data_dir) {
+            Ok(()) => Ok(true),
+            // it is written beside the one before, whole or not at all
+            Err(error) if error.is_out_of_space() => {
+                tracing::warn!(%error, "the checkpoint is tried again: free space on this disk");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The bug: checkpoints are written before their segments are synced.

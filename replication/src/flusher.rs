@@ -148,6 +148,11 @@ impl Work {
         Self { lane: 0, bytes: 1, kind: Kind::Barrier(sender) }
     }
 
+    /// About what it takes in a round.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The lane to which the answer goes.
     pub(crate) fn of_lane(mut self, lane: usize) -> Self {
         self.lane = lane;
@@ -161,8 +166,12 @@ const SYNC_TIMES: usize = 1 << 16;
 /// So much work is encoded while the round before is being synced.
 const EARLY_BYTES: usize = 64 << 10;
 
-/// So long after a file of the ring could not be made the next one is tried.
-const GROW_AGAIN: Duration = Duration::from_secs(1);
+/// So much is synced at once where no other round is: what comes meanwhile is gathered beside it. Large batches would
+/// go in lockstep otherwise, where each round takes all that producers have on their way, and all of them wait for it.
+const PROMPT_BYTES: usize = 1 << 20;
+
+/// So long after a file of the ring or a checkpoint could not be made the next one is tried.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What an entry takes in a round besides its bytes, at most.
 const RECORD_BYTES: usize = 48;
@@ -295,6 +304,8 @@ struct Durable {
     /// Replicas with entries since the last checkpoint.
     touched: HashSet<ReplicaId>,
     checkpointing: bool,
+    /// The last checkpoint found a full disk: none is begun before.
+    checkpoint_after: Option<Duration>,
     /// The last file for the ring could not be made: none is asked for before.
     grow_after: Option<Duration>,
 }
@@ -444,6 +455,7 @@ impl Flusher {
                 shadow: states,
                 touched: HashSet::new(),
                 checkpointing: false,
+                checkpoint_after: None,
                 grow_after: None,
             }),
             room: Condvar::new(),
@@ -607,11 +619,13 @@ impl Flusher {
                 self.queue.resting.notify_all();
                 return None;
             }
-            if !state.work.is_empty() && round.bytes < self.round_bytes {
+            let is_enough = if state.syncing { self.round_bytes } else { PROMPT_BYTES.min(self.round_bytes) };
+            if !state.work.is_empty() && round.bytes < is_enough {
                 let mut taken = Vec::new();
                 while let Some(work) = state.work.front_mut() {
                     // a record that alone is larger makes a round of its own
-                    if round.bytes > 0 && round.bytes + work.bytes > self.round_bytes {
+                    let is_over = round.bytes + work.bytes > self.round_bytes || round.bytes >= is_enough;
+                    if round.bytes > 0 && is_over {
                         break;
                     }
                     let work = work.split_off_front(self.round_bytes).or_else(|| state.work.pop_front());
@@ -748,14 +762,7 @@ impl Flusher {
 
     /// A write into a segment failed: this group alone stops.
     fn stop_group(&self, partition: &Arc<Partition>, error: &LogStoreError) {
-        if let LogStoreError::Io { source, .. } = error
-            && matches!(
-                source.kind(),
-                std::io::ErrorKind::StorageFull
-                    | std::io::ErrorKind::QuotaExceeded
-                    | std::io::ErrorKind::FileTooLarge
-            )
-        {
+        if error.is_out_of_space() {
             self.space.met_full_disk();
         }
         partition.break_off(&error.to_string());
@@ -829,13 +836,13 @@ impl Flusher {
         let bytes = round.builder.padded_len();
         while !durable.wal.has_room(bytes) {
             self.make_room(&mut durable);
-            let Durable { wal, checkpointing, .. } = &*durable;
-            if !wal.is_growing() && !checkpointing && wal.has_full_file() {
+            let wal = &durable.wal;
+            if !wal.is_growing() && wal.has_full_file() && self.may_checkpoint(&durable) {
                 // the ring does not grow, and only a checkpoint gives a file of it back, due or not
                 self.begin_checkpoint(&mut durable);
             }
             // whatever makes room says so; where nothing is under way, growing is tried again
-            durable = wait_for(&self.room, durable, GROW_AGAIN);
+            durable = wait_for(&self.room, durable, TRY_AGAIN);
         }
         durable.wal.write(&mut round.builder)?;
         let begun = (self.monotonic)();
@@ -950,9 +957,13 @@ impl Flusher {
                 self.not_grown(durable, &error);
             }
         }
-        if durable.wal.checkpoint_due() && !durable.checkpointing {
+        if durable.wal.checkpoint_due() && self.may_checkpoint(durable) {
             self.begin_checkpoint(durable);
         }
+    }
+
+    fn may_checkpoint(&self, durable: &Durable) -> bool {
+        !durable.checkpointing && durable.checkpoint_after.is_none_or(|after| (self.monotonic)() >= after)
     }
 
     /// The ring has to do with the files it has for now. Said once: a full disk stays full for a while.
@@ -961,7 +972,7 @@ impl Flusher {
         if durable.grow_after.is_none() {
             tracing::warn!(%error, "no further file of the write-ahead log could be made, the ring stays smaller until one can");
         }
-        durable.grow_after = Some((self.monotonic)() + GROW_AGAIN);
+        durable.grow_after = Some((self.monotonic)() + TRY_AGAIN);
     }
 
     /// Captures the state as of the last complete round and has it written out.
@@ -993,10 +1004,13 @@ impl Flusher {
             durable.wal.release(position.round);
         }
         let this = Arc::clone(self);
-        self.files.checkpoint(salt, position, states, touched, move || {
+        self.files.checkpoint(salt, position, states, touched, move |written| {
             let mut durable = lock(&this.durable);
             durable.checkpointing = false;
-            durable.wal.release(position.round);
+            durable.checkpoint_after = (!written).then(|| (this.monotonic)() + TRY_AGAIN);
+            if written {
+                durable.wal.release(position.round);
+            }
             this.room.notify_all();
         });
     }

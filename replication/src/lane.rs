@@ -20,6 +20,10 @@ use crate::{
     lock,
 };
 
+/// So much is handed over without waiting for the cores that are ready: the disk works on it while they run. Without it
+/// large batches went in lockstep, where all were received, then all written, then all answered.
+const HAND_OVER_BYTES: usize = 1 << 20;
+
 /// One runtime's side of the flusher.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -35,6 +39,8 @@ pub(crate) struct Lane {
 #[derive(Debug, Default)]
 struct Queued {
     work: Vec<Work>,
+    /// Of `work`.
+    bytes: usize,
     /// Whether the task that hands over knows already.
     announced: bool,
 }
@@ -63,14 +69,28 @@ impl Lane {
 
     /// Queues work of one group; what one group queues stays in order.
     pub(crate) fn push(&self, work: Work) {
-        let announce = {
+        let (announce, is_much) = {
             let mut queued = lock(&self.queued);
+            queued.bytes += work.bytes();
             queued.work.push(work.of_lane(self.number));
-            !std::mem::replace(&mut queued.announced, true)
+            (!std::mem::replace(&mut queued.announced, true), queued.bytes >= HAND_OVER_BYTES)
         };
+        if is_much {
+            self.hand_over_now();
+        }
         if announce {
             self.hand_over.notify_one();
         }
+    }
+
+    /// Gives the flusher what is queued. On the lane's own thread alone, which keeps the order.
+    fn hand_over_now(&self) {
+        let work = {
+            let mut queued = lock(&self.queued);
+            queued.bytes = 0;
+            std::mem::take(&mut queued.work)
+        };
+        self.queue.submit(work);
     }
 
     /// Takes the finished work of one round, in order, and wakes the task that completes it.
@@ -81,8 +101,7 @@ impl Lane {
 
     /// Hands over what is queued, for a node that stops.
     pub(crate) async fn drain(&self) {
-        let work = std::mem::take(&mut lock(&self.queued).work);
-        self.queue.submit(work);
+        self.hand_over_now();
         tokio::task::yield_now().await;
     }
 
@@ -98,12 +117,8 @@ impl Lane {
         loop {
             self.hand_over.notified().await;
             tokio::task::yield_now().await;
-            let work = {
-                let mut queued = lock(&self.queued);
-                queued.announced = false;
-                std::mem::take(&mut queued.work)
-            };
-            self.queue.submit(work);
+            lock(&self.queued).announced = false;
+            self.hand_over_now();
         }
     }
 
