@@ -274,6 +274,11 @@ impl ClassicGroup {
             self.remove(&request.member_id, turn);
             turn.joined(token, Err(GroupError::GroupFull { max_size: turn.config.max_size }));
             self.complete_join_if_ready(turn);
+        } else if let bytes = request.protocols.iter().map(|(_, metadata)| metadata.len()).sum::<usize>()
+            && bytes > turn.config.max_record_bytes
+        {
+            // a group with it could never be stored, and nothing else bounds what members keep in memory
+            turn.joined(token, Err(GroupError::GroupTooLarge { bytes }));
         } else if !self.supports(&request.protocol_type, &request.protocols) {
             turn.joined(token, Err(GroupError::InconsistentProtocol));
         } else if request.member_id.is_empty() {
