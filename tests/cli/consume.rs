@@ -137,3 +137,87 @@ fn an_offset_beyond_every_end_is_refused() {
     assert!(ran.stderr.contains("OFFSET_OUT_OF_RANGE"), "{ran:?}");
     assert_eq!(well("consume ahead -o 0 -e -f %v\\n").stdout, "a\n");
 }
+
+/// Of a range each partition gives what it has: those that end before it nothing, and with `-e` nobody waits for more.
+#[test]
+fn a_range_takes_what_each_partition_has() {
+    well("topic create uneven --partitions 2");
+    let line = |n, partition| format!("{{\"value\":\"{n}\",\"partition\":{partition}}}\n");
+    let input: String = (0..30).map(|n| line(n, i32::from(n >= 10))).collect();
+    assert_eq!(run_with(shared(), "produce uneven --jsonl", &input).code, 0);
+    for (range, expected) in [
+        ("-o 15:18", 25..28),
+        ("-o 15 -e", 25..30),
+        ("-o 15:1000", 25..30),
+        ("-o 15:1000 -e", 25..30),
+        ("-p 0 -o :1000 -e", 0..10),
+        ("-p 1 -o 15:1000 -e", 25..30),
+    ] {
+        let ran = run(&format!("consume uneven {range} -f %v\\n"));
+        assert_eq!(ran.code, 0, "{range}: {ran:?}");
+        let expected: String = expected.map(|n| format!("{n}\n")).collect();
+        assert_eq!(ran.stdout, expected, "{range}");
+    }
+    let group = well("consume uneven -g uneven -o 15 -e -f %v\\n");
+    assert_eq!(group.stdout, (25..30).map(|n| format!("{n}\n")).collect::<String>());
+}
+
+/// A member of a group goes on where it was, when its broker comes back.
+#[test]
+fn a_member_outlives_a_restart_of_the_broker() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &[]);
+    let address = broker.bootstrap.clone();
+    assert_eq!(run_with(&address, "topic create lasting --partitions 1", "").code, 0);
+    let mut running = Running::start(&address, "consume lasting -g lasting --jsonl");
+    for n in 0..3 {
+        let value = format!("before-{n}");
+        assert_eq!(run_with(&address, &format!("produce lasting {value}"), "").code, 0);
+        assert_eq!(self::value(&running.line()), value);
+    }
+    broker.kill();
+    // Longer than a commit's interval: one of them finds nobody.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let _broker = Broker::again(data.path(), &address, &[]);
+    assert_eq!(run_with(&address, "produce lasting after", "").code, 0);
+    assert_eq!(value(&running.line()), "after");
+    running.interrupt();
+    let ran = running.end();
+    assert_eq!((ran.code, ran.stdout.as_str()), (130, ""), "{ran:?}");
+    let lag = rows(&run_with(&address, "group lag lasting -O json", ""));
+    assert_eq!(lag[0]["lag"], 0, "{lag:?}");
+}
+
+/// A partition that cannot be served is told of; the others are read, and the topic can be deleted.
+#[test]
+fn an_offline_partition_does_not_hold_up_the_others() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &[]);
+    let run = |broker: &Broker, line: &str, input: &str| run_with(&broker.bootstrap, line, input);
+    assert_eq!(run(&broker, "topic create halved --partitions 2", "").code, 0);
+    let input = "{\"value\":\"a\",\"partition\":0}\n{\"value\":\"b\",\"partition\":1}\n";
+    assert_eq!(run(&broker, "produce halved --jsonl", input).code, 0);
+    assert_eq!(run(&broker, "consume halved -g halves -e", "").code, 0);
+    broker.terminate();
+    assert!(broker.wait().success());
+    let segment = data.path().join("halved-0/00000000000000000000.log");
+    std::fs::remove_file(&segment).expect("removing");
+    std::fs::create_dir(&segment).expect("a folder in its place");
+    let broker = Broker::on(data.path(), &[]);
+
+    assert_eq!(run(&broker, "consume halved -p 1 -e -f %v\\n", "").stdout, "b\n");
+    assert_eq!(run(&broker, "produce halved -p 1 more", "").code, 0);
+    let offsets = run(&broker, "topic offsets halved -O json", "");
+    assert_eq!(offsets.code, 1, "{offsets:?}");
+    let document = document(&offsets);
+    assert_eq!((&document["data"][0]["partition"], &document["data"][0]["records"]), (&1.into(), &2.into()));
+    assert_eq!(document["errors"][0]["item"], "halved-0", "{document}");
+    let lag = run(&broker, "group lag halves -O json", "");
+    assert_eq!(lag.code, 1, "{lag:?}");
+    let lag = self::document(&lag);
+    assert_eq!((&lag["data"][0]["lag"], &lag["data"][1]["lag"]), (&serde_json::Value::Null, &1.into()));
+    let deleted = run(&broker, "topic delete halved --yes -O json", "");
+    assert_eq!(deleted.code, 0, "{deleted:?}");
+    assert!(self::document(&deleted)["data"][0]["records"].is_null(), "{deleted:?}");
+    assert!(!data.path().join("halved-0").exists(), "{deleted:?}");
+}

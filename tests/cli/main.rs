@@ -475,7 +475,7 @@ fn dump_prints_the_files_of_a_stopped_broker() {
     };
     let batches = document(&well(&format!("dump segment {} -O json", file("log"))));
     let rows = batches["data"].as_array().expect("rows");
-    assert_eq!(rows[0]["base_offset"], 0);
+    assert_eq!((&rows[0]["file"], &rows[0]["base_offset"]), (&file("log").into(), &0.into()));
     let last = rows.last().expect("a row")["last_offset"].as_i64().expect("an offset");
     let records = well(&format!("dump segment --records {} -O jsonl", file("log")));
     assert_eq!(records.stdout.lines().count() as i64, last + 1);
@@ -483,13 +483,23 @@ fn dump_prints_the_files_of_a_stopped_broker() {
         let entries = document(&well(&format!("dump {kind} {} -O json", file(kind))));
         assert!(!entries["data"].as_array().expect("rows").is_empty(), "{kind}");
     }
-    let snapshots: Vec<_> = std::fs::read_dir(data.path().join("dumped-0"))
-        .expect("the folder")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "snapshot"))
-        .collect();
-    let newest = snapshots.iter().max().expect("a snapshot is written at a clean stop or a roll");
-    let producers = document(&well(&format!("dump producers {} -O json", newest.display())));
+    let all = |extension| {
+        let mut files: Vec<_> = std::fs::read_dir(data.path().join("dumped-0"))
+            .expect("the folder")
+            .map(|entry| entry.expect("an entry").path().display().to_string())
+            .filter(|path| path.ends_with(extension))
+            .collect();
+        files.sort();
+        files
+    };
+    let segments = all(".log");
+    let table = well(&format!("dump segment {}", segments.join(" ")));
+    for segment in &segments {
+        assert!(table.stdout.lines().any(|line| line.starts_with(segment)), "{segment}:\n{}", table.stdout);
+    }
+    let snapshots = all(".snapshot");
+    let newest = snapshots.last().expect("a snapshot is written at a clean stop or a roll");
+    let producers = document(&well(&format!("dump producers {newest} -O json")));
     assert!(!producers["data"].as_array().expect("rows").is_empty(), "the producer was idempotent");
 
     let cut = data.path().join("00000000000000000000.log");

@@ -129,3 +129,37 @@ fn a_deleted_topic_is_said_to_be_gone() {
     assert!(ran.stderr.contains("UNKNOWN_TOPIC_OR_PARTITION"), "{ran:?}");
     assert!(ran.stderr.contains("1 of 2 records were not written"), "{ran:?}");
 }
+
+/// Around a batch that is refused every other record is written once, and the count is what is in the log: also where
+/// batches behind the first one of a producer were on their way already, and without sequences.
+#[test]
+fn a_refused_record_doubles_nothing() {
+    for acks in ["all", "1"] {
+        let topic = format!("around-{acks}");
+        well(&format!("topic create {topic} --partitions 1"));
+        let line = |n| format!("value {n} {}\n", "x".repeat(100));
+        let large = "x".repeat(2_000_000) + "\n";
+        let input: String =
+            [&large].into_iter().cloned().chain((0..20_000).map(line)).chain([large.clone()]).collect();
+        let ran = run_with(shared(), &format!("produce {topic} --acks {acks} -O json"), &input);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let document = document(&ran);
+        assert_eq!(document["data"][0]["records"], 20_000, "{document}");
+        let error = &document["errors"][0];
+        assert_eq!(error["name"], "MESSAGE_TOO_LARGE", "{document}");
+        assert!(error["message"].as_str().expect("a message").starts_with("2 of 20002"), "{document}");
+        assert_eq!(records_in(&topic), 20_000, "acks {acks}");
+    }
+}
+
+/// Batches that are too large for the topic are cut until they fit.
+#[test]
+fn large_batches_are_cut() {
+    well("topic create narrow --partitions 1 -c max.message.bytes=10000");
+    let lines: String = (0..20_000).map(|n| format!("value {n} {}\n", "x".repeat(100))).collect();
+    let ran = run_with(shared(), "produce narrow -O json", &lines);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(document(&ran)["data"][0]["records"], 20_000);
+    let read = well("consume narrow -o start -e -f %v\\n");
+    assert_eq!(read.stdout, lines, "in order, each once");
+}

@@ -1,7 +1,7 @@
 //! A client of a cluster: connections by need, metadata, offsets, coordinators.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -50,6 +50,9 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const EARLIEST: i64 = -2;
 /// The high watermark.
 pub(super) const LATEST: i64 = -1;
+
+/// An answer for each partition.
+pub(super) type PerPartition<T> = BTreeMap<TopicPartition, Result<T, Failure>>;
 
 /// A client.
 #[derive(Debug)]
@@ -265,34 +268,48 @@ impl Client {
         Ok(response)
     }
 
-    /// Metadata of topics that must exist, with a leader for every partition; waits for elections.
+    /// Metadata of topics that must exist.
     ///
     /// # Errors
-    /// A topic does not exist, or has no leader in time.
-    pub(super) async fn topics(&self, names: &[Arc<str>]) -> Result<Vec<MetadataTopic>, Failure> {
+    /// A topic does not exist, or the cluster does not know it in time.
+    async fn topics(&self, names: &[Arc<str>]) -> Result<Vec<MetadataTopic>, Failure> {
         let deadline = Instant::now() + self.timeout();
         loop {
-            let response = self.metadata(Some(names)).await?;
-            let mut waits_for = None;
-            for topic in &response.topics {
-                let name = topic.name.as_deref().unwrap_or_default();
-                let codes = std::iter::once(topic.error_code)
-                    .chain(topic.partitions.iter().map(|partition| partition.error_code));
-                for code in codes.filter(|code| *code != 0) {
-                    let failure = answered(code, name, &format!("topic '{name}'"), None);
-                    if code == 3 || !is_retriable(code) {
-                        return Err(failure);
-                    }
-                    waits_for = Some(failure);
-                }
+            let topics = self.metadata(Some(names)).await?.topics;
+            let Some(unknown) = topics.iter().find(|topic| topic.error_code != 0) else {
+                return Ok(topics);
+            };
+            let name = unknown.name.as_deref().unwrap_or_default();
+            let failure = answered(unknown.error_code, name, &format!("topic '{name}'"), None);
+            if !is_worth_waiting(&failure) || Instant::now() >= deadline {
+                return Err(failure);
             }
-            match waits_for {
-                None => {
-                    lock(&self.leaders).extend(leaders_of(&response.topics));
-                    return Ok(response.topics);
+            tokio::time::sleep(BACKOFF).await;
+        }
+    }
+
+    /// The leader of each of these partitions; waits for elections.
+    ///
+    /// # Errors
+    /// A partition does not exist, or has no leader in time.
+    pub(super) async fn leaders(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<HashMap<TopicPartition, i32>, Failure> {
+        let deadline = Instant::now() + self.timeout();
+        loop {
+            let leaders = Leaders::new(&self.metadata(Some(&names_of(partitions))).await?.topics);
+            let found: Result<HashMap<_, _>, Failure> =
+                partitions.iter().map(|partition| Ok((partition.clone(), leaders.of(partition)?))).collect();
+            match found {
+                Ok(found) => {
+                    lock(&self.leaders).extend(found.clone());
+                    return Ok(found);
                 }
-                Some(failure) if Instant::now() >= deadline => return Err(failure),
-                Some(_) => tokio::time::sleep(BACKOFF).await,
+                Err(failure) if !is_worth_waiting(&failure) || Instant::now() >= deadline => {
+                    return Err(failure);
+                }
+                Err(_) => tokio::time::sleep(BACKOFF).await,
             }
         }
     }
@@ -325,7 +342,7 @@ impl Client {
     }
 
     /// ListOffsets of each pair of partition and timestamp ([`EARLIEST`], [`LATEST`] or milliseconds): the offset, -1
-    /// where no record is that late. Asks leaders again as long as their answers say so.
+    /// where no record is that late.
     ///
     /// # Errors
     /// A partition could not be asked for.
@@ -333,47 +350,69 @@ impl Client {
         &self,
         wanted: &[(TopicPartition, i64)],
     ) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
+        self.list_each_offset(wanted)
+            .await?
+            .into_iter()
+            .map(|(partition, offset)| Ok((partition, offset?)))
+            .collect()
+    }
+
+    /// The same, each partition with an answer of its own. Asks leaders again as long as their answers say so.
+    ///
+    /// # Errors
+    /// No broker answers.
+    async fn list_each_offset(&self, wanted: &[(TopicPartition, i64)]) -> Result<PerPartition<i64>, Failure> {
         let deadline = Instant::now() + self.timeout();
-        let mut found = BTreeMap::new();
+        let mut answers = PerPartition::new();
         loop {
-            let open: Vec<&(TopicPartition, i64)> =
-                wanted.iter().filter(|(partition, _)| !found.contains_key(partition)).collect();
-            if open.is_empty() {
-                return Ok(found);
+            let open: Vec<&(TopicPartition, i64)> = wanted
+                .iter()
+                .filter(|(partition, _)| match answers.get(partition) {
+                    None => true,
+                    Some(Ok(_)) => false,
+                    Some(Err(failure)) => is_worth_waiting(failure),
+                })
+                .collect();
+            if open.is_empty() || (!answers.is_empty() && Instant::now() >= deadline) {
+                return Ok(answers);
             }
-            match self.list_offsets_once(&open, &mut found).await {
-                Ok(()) => {}
-                Err(failure) if failure.code.is_none_or(|code| !is_retriable(code)) => return Err(failure),
-                Err(failure) if Instant::now() >= deadline => return Err(failure),
-                Err(_) => tokio::time::sleep(BACKOFF).await,
+            if !answers.is_empty() {
+                tokio::time::sleep(BACKOFF).await;
             }
+            self.list_offsets_once(&open, &mut answers).await?;
         }
     }
 
     async fn list_offsets_once(
         &self,
         wanted: &[&(TopicPartition, i64)],
-        found: &mut BTreeMap<TopicPartition, i64>,
+        answers: &mut PerPartition<i64>,
     ) -> Result<(), Failure> {
-        let mut names: Vec<Arc<str>> =
-            wanted.iter().map(|(partition, _)| Arc::clone(&partition.topic)).collect();
-        names.sort();
-        names.dedup();
-        let leaders = leaders_of(&self.topics(&names).await?);
+        let names = names_of(wanted.iter().map(|(partition, _)| partition));
+        let leaders = Leaders::new(&self.metadata(Some(&names)).await?.topics);
         let mut by_leader: BTreeMap<i32, BTreeMap<&Arc<str>, Vec<ListOffsetsPartition>>> = BTreeMap::new();
         for (partition, timestamp) in wanted {
-            let leader = leaders.get(partition).copied().ok_or_else(|| {
-                answered(3, &partition.to_string(), &format!("partition {partition}"), None)
-            })?;
-            by_leader.entry(leader).or_default().entry(&partition.topic).or_default().push(
-                ListOffsetsPartition {
-                    partition_index: partition.partition,
-                    timestamp: *timestamp,
-                    ..Default::default()
-                },
-            );
+            match leaders.of(partition) {
+                Ok(leader) => {
+                    by_leader.entry(leader).or_default().entry(&partition.topic).or_default().push(
+                        ListOffsetsPartition {
+                            partition_index: partition.partition,
+                            timestamp: *timestamp,
+                            ..Default::default()
+                        },
+                    );
+                }
+                Err(failure) => drop(answers.insert(partition.clone(), Err(failure))),
+            }
         }
         for (leader, topics) in by_leader {
+            let asked: Vec<TopicPartition> = topics
+                .iter()
+                .flat_map(|(topic, partitions)| {
+                    partitions.iter().map(|asked| (*topic, asked.partition_index))
+                })
+                .map(|(topic, partition)| TopicPartition { topic: Arc::clone(topic), partition })
+                .collect();
             let request = ListOffsetsRequest {
                 topics: topics
                     .into_iter()
@@ -381,17 +420,27 @@ impl Client {
                     .collect(),
                 ..Default::default()
             };
-            let response =
-                self.node(leader).await?.ask(&request).await.map_err(ConnectionError::into_failure)?;
+            let response = match self.node(leader).await {
+                Ok(node) => node.ask(&request).await.map_err(ConnectionError::into_failure),
+                Err(failure) => Err(failure),
+            };
+            let response = match response {
+                Ok(response) => response,
+                Err(failure) => {
+                    answers.extend(asked.into_iter().map(|partition| (partition, Err(failure.clone()))));
+                    continue;
+                }
+            };
             for topic in response.topics {
+                let name: Arc<str> = (&*topic.name).into();
                 for partition in topic.partitions {
-                    let name: Arc<str> = (&*topic.name).into();
-                    let key = TopicPartition { topic: name, partition: partition.partition_index };
-                    if partition.error_code != 0 {
-                        let what = format!("offsets of {key}");
-                        return Err(answered(partition.error_code, &key.to_string(), &what, None));
-                    }
-                    found.insert(key, partition.offset);
+                    let key =
+                        TopicPartition { topic: Arc::clone(&name), partition: partition.partition_index };
+                    let answer = match partition.error_code {
+                        0 => Ok(partition.offset),
+                        code => Err(answered(code, &key.to_string(), &format!("offsets of {key}"), None)),
+                    };
+                    answers.insert(key, answer);
                 }
             }
         }
@@ -401,21 +450,43 @@ impl Client {
     /// Start and end (high watermark) of each partition.
     ///
     /// # Errors
-    /// As [`Client::list_offsets`].
+    /// A partition could not be asked for.
     pub(super) async fn watermarks(
         &self,
         partitions: &[TopicPartition],
     ) -> Result<BTreeMap<TopicPartition, (i64, i64)>, Failure> {
-        let at = |timestamp: i64| -> Vec<(TopicPartition, i64)> {
-            partitions.iter().map(|partition| (partition.clone(), timestamp)).collect()
-        };
-        let starts = self.list_offsets(&at(EARLIEST)).await?;
-        let mut ends = self.list_offsets(&at(LATEST)).await?;
+        self.each_watermarks(partitions)
+            .await?
+            .into_iter()
+            .map(|(partition, watermarks)| Ok((partition, watermarks?)))
+            .collect()
+    }
+
+    /// The same, each partition with an answer of its own.
+    ///
+    /// # Errors
+    /// No broker answers.
+    pub(super) async fn each_watermarks(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<PerPartition<(i64, i64)>, Failure> {
+        let at = |partition: &TopicPartition, timestamp: i64| (partition.clone(), timestamp);
+        let earliest: Vec<_> = partitions.iter().map(|partition| at(partition, EARLIEST)).collect();
+        let starts = self.list_each_offset(&earliest).await?;
+        let latest: Vec<_> = starts
+            .iter()
+            .filter(|(_, start)| start.is_ok())
+            .map(|(partition, _)| at(partition, LATEST))
+            .collect();
+        let mut ends = self.list_each_offset(&latest).await?;
         Ok(starts
             .into_iter()
             .map(|(partition, start)| {
-                let end = ends.remove(&partition).unwrap_or(start).max(start);
-                (partition, (start, end))
+                let watermarks = start.and_then(|start| match ends.remove(&partition) {
+                    None => Ok((start, start)),
+                    Some(end) => Ok((start, end?.max(start))),
+                });
+                (partition, watermarks)
             })
             .collect())
     }
@@ -544,17 +615,47 @@ impl Client {
     }
 }
 
-/// The leader of each partition.
-pub(super) fn leaders_of(topics: &[MetadataTopic]) -> HashMap<TopicPartition, i32> {
-    let mut leaders = HashMap::new();
-    for topic in topics {
-        let name: Arc<str> = topic.name.as_deref().unwrap_or_default().into();
-        for partition in &topic.partitions {
-            let key = TopicPartition { topic: Arc::clone(&name), partition: partition.partition_index };
-            leaders.insert(key, partition.leader_id);
+/// Whether an error of metadata or offsets goes away by itself. A topic that is not known is not waited for.
+fn is_worth_waiting(failure: &Failure) -> bool {
+    failure.code.is_some_and(|code| code != 3 && is_retriable(code))
+}
+
+fn names_of<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Vec<Arc<str>> {
+    let names: BTreeSet<Arc<str>> =
+        partitions.into_iter().map(|partition| Arc::clone(&partition.topic)).collect();
+    names.into_iter().collect()
+}
+
+/// The error and the leader of each partition of a topic.
+type TopicLeaders = HashMap<i32, (i16, i32)>;
+
+/// What metadata says of topics: the error of each, and its partitions.
+struct Leaders(HashMap<Arc<str>, (i16, TopicLeaders)>);
+
+impl Leaders {
+    fn new(topics: &[MetadataTopic]) -> Self {
+        let of = |topic: &MetadataTopic| {
+            let partitions = topic.partitions.iter();
+            partitions.map(|one| (one.partition_index, (one.error_code, one.leader_id))).collect()
+        };
+        let name = |topic: &MetadataTopic| topic.name.as_deref().unwrap_or_default().into();
+        Self(topics.iter().map(|topic| (name(topic), (topic.error_code, of(topic)))).collect())
+    }
+
+    /// The leader of a partition, or why there is none.
+    fn of(&self, partition: &TopicPartition) -> Result<i32, Failure> {
+        let (code, leader) = match self.0.get(&partition.topic) {
+            Some((0, partitions)) => partitions.get(&partition.partition).copied().unwrap_or((3, -1)),
+            Some((code, _)) => (*code, -1),
+            None => (3, -1),
+        };
+        match code {
+            0 => Ok(leader),
+            code => {
+                Err(answered(code, &partition.to_string(), &format!("leader of partition {partition}"), None))
+            }
         }
     }
-    leaders
 }
 
 /// Milliseconds as requests carry them.

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use super::{
     Context,
-    client::{Client, TopicPartition},
+    client::{BACKOFF, Client, TopicPartition},
     connection::answered,
-    consumer::{FetchOptions, Fetched, Fetcher},
+    consumer::{FetchOptions, Fetched, Fetcher, PATIENCE},
     failure::{CommandError, Exit, Failure},
     group_member::GroupMember,
     interrupted,
@@ -29,7 +29,8 @@ use super::{
 #[derive(Args)]
 #[command(
     after_help = "Offsets (-o): start | end | 10 | 10:20 | +10 | -5 (the last 5 of each partition) | :end | @2026-02-14 |\n\
-                        @2026-02-14:1h | @-48h:-24h. A range ends the command by itself.\n\
+                        @2026-02-14:1h | @-48h:-24h. A range ends the command by itself, at\n\
+                        the end of what is there.\n\
                         Formats (-f): %t topic, %p partition, %o offset, %d timestamp, %k key, %v value, %h headers, %T %K %V\n\
                         lengths, %H number of headers; %v{hex} %v{base64} %o{big64} %d{rfc3339} %h{%k=%v }; \\n \\t \\xNN."
 )]
@@ -159,15 +160,22 @@ pub(super) async fn run(context: &Context, arguments: ConsumeArgs) -> Result<Exi
         })
         .collect();
     let watermarks = client.watermarks(&partitions).await?;
-    let starts = client.resolve(spec.from, &watermarks).await?;
-    let to = match (spec.to, arguments.exit) {
-        (None, true) => Some(Bound::End),
-        (to, _) => to,
+    let mut starts = client.resolve(spec.from, &watermarks).await?;
+    let mut stops = match (spec.to, arguments.exit) {
+        (None, false) => None,
+        (to, _) => Some(client.resolve(to.unwrap_or(Bound::End), &watermarks).await?),
     };
-    let stops = match to {
-        None => None,
-        Some(bound) => Some(client.resolve(bound, &watermarks).await?),
-    };
+    if let Some(stops) = &mut stops {
+        // of a range, each partition gives what it has now
+        for (partition, (log_start, log_end)) in &watermarks {
+            if let Some(stop) = stops.get_mut(partition) {
+                *stop = (*stop).min(*log_end);
+            }
+            if let Some(start) = starts.get_mut(partition) {
+                *start = (*start).max(*log_start);
+            }
+        }
+    }
     if let Bound::Offset(offset) = spec.from
         && stops.is_some()
         && watermarks.values().all(|(_, end)| offset > *end)
@@ -216,6 +224,7 @@ pub(super) async fn run(context: &Context, arguments: ConsumeArgs) -> Result<Exi
                 commits: !arguments.no_commit,
                 committed: BTreeMap::new(),
                 printed: BTreeMap::new(),
+                unreachable_since: None,
             };
             consume_group(membership, reading).await
         }
@@ -237,7 +246,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     /// Prints what is inside the range.
     fn take(&mut self, fetched: &Fetched) -> Result<(), CommandError> {
-        let stop = self.stops.as_ref().map(|stops| stops.get(&fetched.partition).copied().unwrap_or(0));
+        let stop = self.stop_of(&fetched.partition);
         for record in &fetched.records {
             if self.left == Some(0) || stop.is_some_and(|stop| record.offset >= stop) {
                 break;
@@ -256,14 +265,26 @@ impl Reading<'_> {
         self.sink.flush()
     }
 
+    /// Where a partition ends, for a read that ends.
+    fn stop_of(&self, partition: &TopicPartition) -> Option<i64> {
+        self.stops.as_ref().map(|stops| stops.get(partition).copied().unwrap_or(0))
+    }
+
+    fn is_open(&self, partition: &TopicPartition, position: i64) -> bool {
+        self.stop_of(partition).is_none_or(|stop| position < stop)
+    }
+
+    /// Where the partitions begin of which something is left to read.
+    fn open(&self) -> BTreeMap<TopicPartition, i64> {
+        let positions = self.positions.iter().map(|(partition, position)| (partition.clone(), *position));
+        positions.filter(|(partition, position)| self.is_open(partition, *position)).collect()
+    }
+
     /// Whether everything asked for is printed, of the partitions that are being read.
     fn is_done(&self) -> bool {
         self.left == Some(0)
-            || self.stops.as_ref().is_some_and(|stops| {
-                self.positions
-                    .iter()
-                    .all(|(partition, position)| *position >= stops.get(partition).copied().unwrap_or(0))
-            })
+            || self.stops.is_some()
+                && !self.positions.iter().any(|(partition, position)| self.is_open(partition, *position))
     }
 
     fn finish(self, exit: Exit) -> Result<Exit, CommandError> {
@@ -292,12 +313,12 @@ async fn consume_partitions(
     starts: BTreeMap<TopicPartition, i64>,
     options: FetchOptions,
 ) -> Result<Exit, CommandError> {
-    reading.positions.clone_from(&starts);
+    reading.positions = starts;
     reading.sink.flush()?;
     if reading.is_done() {
         return reading.finish(Exit::Success);
     }
-    let mut fetcher = Fetcher::start(client, starts, options);
+    let mut fetcher = Fetcher::start(client, reading.open(), options);
     let mut interrupt = std::pin::pin!(interrupted());
     loop {
         tokio::select! {
@@ -358,6 +379,8 @@ struct Membership<'a> {
     committed: BTreeMap<TopicPartition, i64>,
     /// Behind what this process has printed of each partition it ever owned.
     printed: BTreeMap<TopicPartition, i64>,
+    /// Since when no broker has answered what this member asked for its group.
+    unreachable_since: Option<Instant>,
 }
 
 impl Membership<'_> {
@@ -365,12 +388,34 @@ impl Membership<'_> {
     async fn read(&mut self, reading: &mut Reading<'_>) -> Result<Exit, CommandError> {
         loop {
             let owned = self.member.join().await?;
-            reading.positions = self.place(&owned).await?;
+            reading.positions = loop {
+                let placed = self.place(&owned).await;
+                match self.bear(placed)? {
+                    Some(positions) => break positions,
+                    None => tokio::time::sleep(BACKOFF).await,
+                }
+            };
             if reading.is_done() || self.read_owned(reading).await? {
                 return Ok(Exit::Success);
             }
-            self.commit(&reading.positions).await?;
+            let committed = self.commit(&reading.positions).await;
+            self.bear(committed)?;
             self.printed.append(&mut reading.positions.clone());
+        }
+    }
+
+    /// Bears that brokers are away, as long as one that is started again may take.
+    fn bear<T>(&mut self, answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match answer {
+            Ok(answer) => {
+                self.unreachable_since = None;
+                Ok(Some(answer))
+            }
+            Err(failure) if failure.exit() == Exit::Unreachable => {
+                let since = *self.unreachable_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < PATIENCE { Ok(None) } else { Err(failure) }
+            }
+            Err(failure) => Err(failure),
         }
     }
 
@@ -380,7 +425,7 @@ impl Membership<'_> {
         let mut positions = BTreeMap::new();
         for (partition, (start, end)) in self.client.watermarks(owned).await? {
             let known = self.committed.get(&partition).max(self.printed.get(&partition)).copied();
-            let fresh = self.starts.get(&partition).copied().unwrap_or(start);
+            let fresh = self.starts.get(&partition).copied().unwrap_or(start).clamp(start, end);
             let position = match known {
                 Some(known) if (start..=end).contains(&known) => known,
                 // as auto.offset.reset has it: the log no longer has what was committed
@@ -403,7 +448,7 @@ impl Membership<'_> {
 
     /// Reads what is owned now; `false` where the member has to join again.
     async fn read_owned(&mut self, reading: &mut Reading<'_>) -> Result<bool, CommandError> {
-        let mut fetcher = Fetcher::start(Arc::clone(&self.client), reading.positions.clone(), self.options);
+        let mut fetcher = Fetcher::start(Arc::clone(&self.client), reading.open(), self.options);
         let mut next_commit = Instant::now() + COMMIT_INTERVAL;
         loop {
             tokio::select! {
@@ -418,8 +463,9 @@ impl Membership<'_> {
                     return Ok(false);
                 }
                 () = tokio::time::sleep_until(next_commit) => {
+                    let committed = self.commit(&reading.positions).await;
+                    self.bear(committed)?;
                     next_commit = Instant::now() + COMMIT_INTERVAL;
-                    self.commit(&reading.positions).await?;
                 }
             }
         }

@@ -11,7 +11,7 @@ use log_store::{LogSlice, batch::RecordBatch, compression::with_inflater};
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use super::{
-    client::{BACKOFF, Client, TopicPartition, leaders_of, lock, millis},
+    client::{BACKOFF, Client, TopicPartition, lock, millis},
     connection::{Connection, answered, is_retriable},
     failure::{Exit, Failure},
     jsonl::ConsumedRecord,
@@ -61,7 +61,7 @@ pub(super) struct Fetched {
 }
 
 /// How long a fetch is tried again while none is answered.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the fetches from all leaders share.
 struct Shared {
@@ -145,15 +145,8 @@ async fn fetch_from_leaders(
     sender: &mpsc::Sender<Result<Fetched, Failure>>,
 ) -> Result<(), Failure> {
     let partitions: Vec<TopicPartition> = lock(&shared.positions).keys().cloned().collect();
-    let mut names: Vec<Arc<str>> = partitions.iter().map(|partition| Arc::clone(&partition.topic)).collect();
-    names.dedup();
-    let leaders = leaders_of(&client.topics(&names).await?);
     let mut by_leader: BTreeMap<i32, Vec<TopicPartition>> = BTreeMap::new();
-    for partition in partitions {
-        let leader = leaders
-            .get(&partition)
-            .copied()
-            .ok_or_else(|| answered(3, &partition.to_string(), &format!("partition {partition}"), None))?;
+    for (partition, leader) in client.leaders(&partitions).await? {
         by_leader.entry(leader).or_default().push(partition);
     }
     let mut tasks = Vec::new();
@@ -245,10 +238,14 @@ async fn fetch_from_leader(
             for partition in topic.partitions {
                 let key = TopicPartition { topic: Arc::clone(&name), partition: partition.partition_index };
                 let position = lock(&shared.positions).get(&key).copied().unwrap_or_default();
-                let fetched = take(key, position, partition, options)?;
-                lock(&shared.positions).insert(fetched.partition.clone(), fetched.next_offset);
-                if fetched.next_offset > position && sender.send(Ok(fetched)).await.is_err() {
-                    return Ok(());
+                let fetched = take(key.clone(), position, partition, options)?;
+                let next_offset = fetched.next_offset;
+                if next_offset > position {
+                    if sender.send(Ok(fetched)).await.is_err() {
+                        return Ok(());
+                    }
+                    // not before: another leader's failure ends this fetch while it waits for whoever reads
+                    lock(&shared.positions).insert(key, next_offset);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! `alluvium dump segment|index|timeindex|producers FILE..`: the files of a partition, offline and read-only.
 //!
-//! A damaged file is printed as far as it goes; what is wrong with it is a failed item, so the exit code says it, too. The base
-//! offset of a segment is in its file's name.
+//! Every row names its file, in a table where there are several. A damaged file is printed as far as it goes; what is wrong with
+//! it is a failed item, so the exit code says it, too. The base offset of a segment is in its file's name.
 
 use std::{
     fs::File,
@@ -111,7 +111,12 @@ pub(super) fn run(context: &Context, command: DumpCommand) -> Result<Exit, Comma
     for file in files {
         bases.push(base_offset(file, &command)?);
     }
-    let mut rows = RowStream::start(name, columns, &context.terminal)?;
+    let mut columns = columns.to_vec();
+    if let [_, _, ..] = files[..] {
+        let widest = files.iter().map(|file| file.display().to_string().len()).max();
+        columns.insert(0, Column::left("FILE", "file").at_least(widest.unwrap_or(0)));
+    }
+    let mut rows = RowStream::start(name, &columns, &context.terminal)?;
     for (file, base_offset) in files.iter().zip(bases) {
         match &command {
             DumpCommand::Segment(arguments) => segment(file, base_offset, arguments.records, &mut rows)?,
@@ -119,7 +124,9 @@ pub(super) fn run(context: &Context, command: DumpCommand) -> Result<Exit, Comma
                 let Some(bytes) = read(file, &mut rows) else { continue };
                 let (entries, rest) = offset_entries(&bytes, base_offset);
                 for (offset, position) in entries {
-                    rows.row(&json!({ "offset": offset, "position": position }))?;
+                    rows.row(
+                        &json!({ "file": file.to_string_lossy(), "offset": offset, "position": position }),
+                    )?;
                 }
                 left_over(file, rest, &mut rows);
             }
@@ -127,7 +134,9 @@ pub(super) fn run(context: &Context, command: DumpCommand) -> Result<Exit, Comma
                 let Some(bytes) = read(file, &mut rows) else { continue };
                 let (entries, rest) = time_entries(&bytes, base_offset);
                 for (timestamp, offset) in entries {
-                    rows.row(&json!({ "timestamp": timestamp, "offset": offset }))?;
+                    rows.row(
+                        &json!({ "file": file.to_string_lossy(), "timestamp": timestamp, "offset": offset }),
+                    )?;
                 }
                 left_over(file, rest, &mut rows);
             }
@@ -206,7 +215,7 @@ fn segment(
         if records {
             records_of(file, &stored, &mut inflater, rows)?;
         } else {
-            rows.row(&batch_row(&stored))?;
+            rows.row(&batch_row(file, &stored))?;
         }
         for fault in &stored.faults {
             rows.fail(damaged(file, format!("batch at byte {}: {fault}", stored.position)));
@@ -215,9 +224,10 @@ fn segment(
     Ok(())
 }
 
-fn batch_row(stored: &StoredBatch) -> Value {
+fn batch_row(file: &Path, stored: &StoredBatch) -> Value {
     let header = stored.batch.header();
     json!({
+        "file": file.to_string_lossy(),
         "base_offset": header.base_offset,
         "last_offset": header.last_offset(),
         "position": stored.position,
@@ -252,6 +262,7 @@ fn records_of(
     for record in records {
         match record {
             Ok(record) => rows.row(&json!({
+                "file": file.to_string_lossy(),
                 "offset": record.offset,
                 "timestamp": record.timestamp,
                 "key": text(record.key),
@@ -277,6 +288,7 @@ fn producers(file: &Path, rows: &mut RowStream<'_>) -> Result<(), CommandError> 
     };
     for row in snapshot {
         rows.row(&json!({
+            "file": file.to_string_lossy(),
             "producer_id": row.producer_id,
             "producer_epoch": row.epoch,
             "last_sequence": row.batch.last_sequence,

@@ -201,26 +201,35 @@ async fn known(client: &Client, group: &str) -> Result<Known, Failure> {
 /// Lag of one partition, never negative: the end is read after the commit.
 struct Lag {
     committed: Option<i64>,
-    log_end: i64,
-    lag: i64,
+    /// Nothing where the partition does not answer.
+    log_end: Option<i64>,
+    lag: Option<i64>,
 }
 
+/// The lag in each partition. One that does not answer is a failed item, unless its topic was deleted.
 async fn lags(
     client: &Client,
     partitions: BTreeSet<TopicPartition>,
     committed: &BTreeMap<TopicPartition, i64>,
+    report: &mut Report,
 ) -> Result<BTreeMap<TopicPartition, Lag>, Failure> {
     let partitions: Vec<TopicPartition> = partitions.into_iter().collect();
-    let watermarks = client.watermarks(&partitions).await?;
-    Ok(watermarks
-        .into_iter()
-        .map(|(partition, (start, end))| {
-            let committed = committed.get(&partition).copied();
+    let mut lags = BTreeMap::new();
+    for (partition, watermarks) in client.each_watermarks(&partitions).await? {
+        let committed = committed.get(&partition).copied();
+        let (log_end, lag) = match watermarks {
             // records below the log's start are gone: nobody is behind by them
-            let lag = (end - committed.unwrap_or(start).max(start)).max(0);
-            (partition, Lag { committed, log_end: end, lag })
-        })
-        .collect())
+            Ok((start, end)) => (Some(end), Some((end - committed.unwrap_or(start).max(start)).max(0))),
+            Err(failure) => {
+                if failure.exit() != Exit::NotFound {
+                    report.fail(failure);
+                }
+                (None, None)
+            }
+        };
+        lags.insert(partition, Lag { committed, log_end, lag });
+    }
+    Ok(lags)
 }
 
 async fn describe(context: &Context, arguments: &DescribeArgs) -> Result<Exit, CommandError> {
@@ -257,7 +266,7 @@ async fn describe(context: &Context, arguments: &DescribeArgs) -> Result<Exit, C
             }
         }
         let partitions = owners.keys().chain(known.committed.keys()).cloned().collect();
-        let lags = lags(&client, partitions, &known.committed).await?;
+        let lags = lags(&client, partitions, &known.committed, &mut report).await?;
         for (partition, lag) in &lags {
             let owner = owners.get(partition).copied();
             report.row(describe_row(&known.described, Some((partition, lag)), owner));
@@ -290,8 +299,8 @@ fn describe_row(
         "topic": partition.map(|partition| &*partition.topic),
         "partition": partition.map(|partition| partition.partition),
         "committed": lag.map(|lag| lag.committed),
-        "log_end": lag.map(|lag| lag.log_end),
-        "lag": lag.map(|lag| lag.lag),
+        "log_end": lag.and_then(|lag| lag.log_end),
+        "lag": lag.and_then(|lag| lag.lag),
         "client_id": owner.map(|member| &*member.client_id),
         "host": owner.map(|member| member.client_host.trim_start_matches('/')),
         "member": owner.map(|member| &*member.member_id),
@@ -338,8 +347,8 @@ async fn lag_once(context: &Context, client: &Client, arguments: &LagArgs) -> Re
             known.described.members.iter().flat_map(|member| decode_assignment(&member.member_assignment));
         let partitions = assigned.chain(known.committed.keys().cloned()).collect();
         let mut total = 0;
-        for (partition, lag) in lags(client, partitions, &known.committed).await? {
-            total += lag.lag;
+        for (partition, lag) in lags(client, partitions, &known.committed, &mut report).await? {
+            total += lag.lag.unwrap_or(0);
             report.row(json!({
                 "group": group,
                 "topic": &*partition.topic,
@@ -617,15 +626,13 @@ async fn delete(context: &Context, arguments: &DeleteArgs) -> Result<Exit, Comma
     if !doomed.is_empty() && !arguments.yes && !arguments.dry_run {
         let list: Vec<&str> = doomed.iter().map(|(group, _)| group.as_str()).collect();
         let partitions: usize = doomed.iter().map(|(_, partitions)| partitions).sum();
-        ask(
-            &format!(
-                "Delete {} ({}) with the committed offsets of {}?",
-                count_of(doomed.len(), "group"),
-                list.join(", "),
-                count_of(partitions, "partition")
-            ),
-            "groups",
-        )?;
+        let question = format!(
+            "Delete {} ({}) with the committed offsets of {}?",
+            count_of(doomed.len(), "group"),
+            list.join(", "),
+            count_of(partitions, "partition")
+        );
+        ask(question, "groups").await?;
     }
     for (group, partitions) in doomed {
         if !arguments.dry_run {

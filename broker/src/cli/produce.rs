@@ -21,7 +21,7 @@ use super::{
     interrupted,
     jsonl::{ProducedRecord, parse_line},
     output::{Column, Progress, Report},
-    producer::{Delivery, Producer, ProducerOptions, acks_parser, codec_parser},
+    producer::{Delivery, NOT_CONFIRMED, Producer, ProducerOptions, acks_parser, codec_parser},
     record_format::RecordFormat,
 };
 
@@ -257,49 +257,69 @@ async fn produce_values(
 struct Tally {
     sent: u64,
     bytes: usize,
-    settled: u64,
-    refused: u64,
+    written: u64,
     partitions: BTreeSet<i32>,
-    first_failure: Option<Failure>,
+    refused: Lost,
+    /// Of these nobody knows whether they are written.
+    in_doubt: Lost,
+}
+
+/// Records that were not acknowledged, and what the first of them met.
+#[derive(Default)]
+struct Lost {
+    records: u64,
+    first: Option<Failure>,
 }
 
 impl Tally {
     fn settle(&mut self, delivery: Delivery) {
-        self.settled += 1;
-        match delivery.result {
+        let failure = match delivery.result {
             Ok(_) => {
+                self.written += 1;
                 self.partitions.insert(delivery.partition);
+                return;
             }
-            Err(failure) => {
-                self.refused += 1;
-                self.first_failure.get_or_insert(failure);
-            }
+            Err(failure) => failure,
+        };
+        if self.refused.records + self.in_doubt.records == 0 {
+            eprintln!("warning: {failure}");
         }
+        let lost = if failure.name == NOT_CONFIRMED { &mut self.in_doubt } else { &mut self.refused };
+        lost.records += 1;
+        lost.first.get_or_insert(failure);
     }
 
-    /// One row for all, and what was refused.
+    /// Records of which the producer has told what became of them.
+    fn settled(&self) -> u64 {
+        self.written + self.refused.records + self.in_doubt.records
+    }
+
+    /// One row for all, and what was lost.
     fn report(self, topic: &str, took: Duration, report: &mut Report) {
         let seconds = took.as_secs_f64();
-        let written = self.settled - self.refused;
         #[expect(clippy::cast_precision_loss, reason = "a rate is for reading")]
-        let rate = written as f64 / seconds.max(1e-9);
+        let rate = self.written as f64 / seconds.max(1e-9);
         report.row(json!({
             "topic": topic,
-            "records": written,
+            "records": self.written,
             "bytes": self.bytes,
             "partitions": self.partitions.len(),
             "seconds": (seconds * 1000.0).round() / 1000.0,
             "records_per_second": rate.round(),
         }));
-        let Self { refused, sent, settled, .. } = self;
-        if settled < sent {
-            let message = format!("{} of {sent} records may not be written", sent - settled);
-            report.fail(Failure::local(Exit::Unreachable, "NOT_CONFIRMED", topic, message));
-        }
-        if let Some(failure) = self.first_failure {
+        let sent = self.sent;
+        let unknown = self.in_doubt.records + sent - self.settled();
+        if unknown > 0 {
+            let why = self.in_doubt.first.map(|first| format!("; the first: {}", first.message));
             let message =
-                format!("{refused} of {sent} records were not written; the first: {}", failure.message);
-            report.fail(failure.worded(message));
+                format!("{unknown} of {sent} records may not be written{}", why.unwrap_or_default());
+            report.fail(Failure::local(Exit::Unreachable, NOT_CONFIRMED, topic, message));
+        }
+        if let Some(first) = self.refused.first {
+            let refused = self.refused.records;
+            let message =
+                format!("{refused} of {sent} records were not written; the first: {}", first.message);
+            report.fail(first.worded(message));
         }
     }
 }
@@ -337,21 +357,16 @@ async fn produce_stream(
     let mut interrupted_at = None;
     // since when nothing that was sent came back, unless it was told
     let mut silent_since = Some(began);
-    while producer.is_some() || tally.settled < tally.sent {
+    while producer.is_some() || tally.settled() < tally.sent {
         if let Some(progress) = &progress {
-            progress.at(tally.settled);
+            progress.at(tally.settled());
         }
         tokio::select! {
             Some(delivery) = deliveries.recv() => {
                 silent_since = Some(Instant::now());
-                if let Err(failure) = &delivery.result {
-                    if tally.first_failure.is_none() {
-                        eprintln!("warning: {failure}");
-                    }
-                    if failure.exit() != Exit::Failed {
-                        // the others would end alike: what was not read yet is left to be read again
-                        producer = None;
-                    }
+                if delivery.result.as_ref().is_err_and(|failure| failure.exit() != Exit::Failed) {
+                    // the others would end alike: what was not read yet is left to be read again
+                    producer = None;
                 }
                 tally.settle(delivery);
             }
@@ -365,7 +380,7 @@ async fn produce_stream(
                     let record = complete(record);
                     let bytes = [&record.key, &record.value].map(|part| part.as_ref().map_or(0, Bytes::len));
                     let Some(sending) = &mut producer else { continue };
-                    if tally.settled == tally.sent {
+                    if tally.settled() == tally.sent {
                         silent_since = Some(Instant::now());
                     }
                     let sent = async {
@@ -400,7 +415,7 @@ async fn produce_stream(
                 interrupted_at = Some(Instant::now());
                 producer = None;
             }
-            () = due(silent_since, SILENCE), if tally.settled < tally.sent => {
+            () = due(silent_since, SILENCE), if tally.settled() < tally.sent => {
                 silent_since = None;
                 eprintln!("warning: no broker has taken any record for {} s, trying on", SILENCE.as_secs());
             }

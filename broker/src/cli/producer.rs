@@ -6,6 +6,13 @@
 //! A lane is a task that serves one partition. It has a producer id of its own, so that a batch that was refused for good
 //! does not hold up the sequences of others. Where a leader is lost, everything on its way is sent again, in order; the
 //! sequences let the broker drop what it already has.
+//!
+//! Nothing is written twice, and nothing is called lost that may be written:
+//! - A broker takes any first sequence of an id that it does not know. So the first batch of an id goes alone: behind one
+//!   that was refused, none is taken.
+//! - A batch is in doubt once an attempt ended without an answer that tells. It keeps its id and sequence for good; where
+//!   those cannot be used any more, it fails as [`NOT_CONFIRMED`].
+//! - A batch that is too large is cut in two, with the sequences that it had.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -36,7 +43,7 @@ use crate::{
         Str,
         messages::{
             init_producer_id::InitProducerIdRequest,
-            produce::{PartitionData, ProduceRequest, TopicData},
+            produce::{PartitionData, ProduceRequest, ProduceResponse, TopicData},
         },
     },
 };
@@ -90,9 +97,12 @@ pub(super) struct Delivery {
     pub(super) token: u64,
     /// Where it went.
     pub(super) partition: i32,
-    /// Its offset (-1 with `acks=0`), or why it was not written.
+    /// Its offset (-1 with `acks=0`), or why it was not written; [`NOT_CONFIRMED`] where it may be.
     pub(super) result: Result<i64, Failure>,
 }
+
+/// Name of the failure of a record of which nobody knows whether it is written.
+pub(super) const NOT_CONFIRMED: &str = "NOT_CONFIRMED";
 
 struct Queued {
     record: ProducedRecord,
@@ -172,6 +182,7 @@ impl Producer {
                 room: Arc::clone(&self.room),
                 identity: None,
                 sequence: 0,
+                is_known: false,
                 no_leader: None,
             };
             tokio::spawn(lane.run());
@@ -264,11 +275,27 @@ fn murmur2(data: &[u8]) -> u32 {
 /// A batch on its way.
 struct Batch {
     batch: RecordBatch,
-    tokens: Vec<u64>,
-    /// What its records took of the buffer.
-    room: usize,
+    records: Vec<Queued>,
     deadline: Instant,
     answer: Option<Pending<ProduceRequest>>,
+    /// Whether an attempt may have been written without a word that it was.
+    in_doubt: bool,
+}
+
+/// What an attempt to write a batch came to.
+enum Attempt {
+    /// Written, at this offset (-1 where the broker does not remember it).
+    Written(i64),
+    /// Refused for good.
+    Refused(Failure),
+    /// Larger than the topic takes.
+    TooLarge(Failure),
+    /// To be tried again.
+    Failed {
+        failure: Failure,
+        /// Whether it may be written nevertheless.
+        in_doubt: bool,
+    },
 }
 
 /// What serves one partition.
@@ -283,6 +310,8 @@ struct Lane {
     identity: Option<(i64, i16)>,
     /// Of the next record.
     sequence: i32,
+    /// Whether the broker has written a batch of this identity.
+    is_known: bool,
     /// Why the leader could not be reached last.
     no_leader: Option<Failure>,
 }
@@ -357,28 +386,33 @@ impl Lane {
     }
 
     /// Builds a batch with the next sequences. Where no producer id is to be had, its records fail.
-    async fn build(&mut self, gathered: Vec<Queued>) -> Option<Batch> {
-        let room = gathered.iter().map(|queued| room_for(&queued.record)).sum();
+    async fn build(&mut self, records: Vec<Queued>) -> Option<Batch> {
         let deadline = Instant::now() + self.options.delivery_timeout;
-        let tokens: Vec<u64> = gathered.iter().map(|queued| queued.token).collect();
-        let mut builder = BatchBuilder::new(self.options.codec);
+        let mut producer = None;
         if self.options.acks == -1 {
             match self.identity(deadline).await {
-                Ok((id, epoch)) => builder = builder.producer(id, epoch, self.sequence),
+                Ok((id, epoch)) => producer = Some((id, epoch, self.sequence)),
                 Err(failure) => {
-                    self.fail(&tokens, room, &failure);
+                    self.fail(records, &failure);
                     return None;
                 }
             }
-            self.sequence = advance(self.sequence, gathered.len());
+            self.sequence = advance(self.sequence, records.len());
         }
-        for queued in &gathered {
-            let record = &queued.record;
+        Some(self.encode(records, producer, deadline))
+    }
+
+    fn encode(&self, records: Vec<Queued>, producer: Option<(i64, i16, i32)>, deadline: Instant) -> Batch {
+        let mut builder = BatchBuilder::new(self.options.codec);
+        if let Some((id, epoch, sequence)) = producer {
+            builder = builder.producer(id, epoch, sequence);
+        }
+        for Queued { record, timestamp, .. } in &records {
             let headers: Vec<(&[u8], Option<&[u8]>)> =
                 record.headers.iter().map(|(name, value)| (&name[..], value.as_deref())).collect();
-            builder.append(queued.timestamp, record.key.as_deref(), record.value.as_deref(), &headers);
+            builder.append(*timestamp, record.key.as_deref(), record.value.as_deref(), &headers);
         }
-        Some(Batch { batch: builder.build(), tokens, room, deadline, answer: None })
+        Batch { batch: builder.build(), records, deadline, answer: None, in_doubt: false }
     }
 
     async fn identity(&mut self, deadline: Instant) -> Result<(i64, i16), Failure> {
@@ -389,7 +423,7 @@ impl Lane {
         loop {
             let failure = match self.client.ask(&request).await {
                 Ok(response) if response.error_code == 0 => {
-                    self.sequence = 0;
+                    (self.sequence, self.is_known) = (0, false);
                     let identity = (response.producer_id, response.producer_epoch);
                     self.identity = Some(identity);
                     return Ok(identity);
@@ -411,6 +445,11 @@ impl Lane {
         }
     }
 
+    /// How many batches may be on their way.
+    fn at_once(&self) -> usize {
+        if self.options.acks == -1 && !self.is_known { 1 } else { IN_FLIGHT }
+    }
+
     /// Sends the batches that are not on their way; where that does not work they stay, for [`Lane::settle_first`].
     async fn submit(&mut self, flying: &mut VecDeque<Batch>) {
         let connection = match self.leader().await {
@@ -426,14 +465,12 @@ impl Lane {
                     return;
                 }
                 let Some(batch) = flying.pop_front() else { return };
-                for token in batch.tokens {
-                    self.deliver(token, Ok(-1));
-                }
-                self.room.add_permits(batch.room);
+                self.written(batch.records, -1);
             }
             return;
         }
-        for batch in flying.iter_mut().filter(|batch| batch.answer.is_none()) {
+        let at_once = self.at_once();
+        for batch in flying.iter_mut().take(at_once).filter(|batch| batch.answer.is_none()) {
             match connection.submit(&self.request(batch)) {
                 Ok(pending) => batch.answer = Some(pending),
                 Err(_) => return,
@@ -461,12 +498,8 @@ impl Lane {
         let leader = match self.client.known_leader(&self.partition) {
             Some(leader) => leader,
             None => {
-                let topics = self.client.topics(&[Arc::clone(&self.partition.topic)]).await?;
-                let leaders = super::client::leaders_of(&topics);
-                leaders
-                    .get(&self.partition)
-                    .copied()
-                    .ok_or_else(|| answered(3, &self.partition.to_string(), "no such partition", None))?
+                let leaders = self.client.leaders(std::slice::from_ref(&self.partition)).await?;
+                leaders.get(&self.partition).copied().unwrap_or(-1)
             }
         };
         let connection = self.client.node(leader).await;
@@ -476,135 +509,186 @@ impl Lane {
         connection
     }
 
+    /// What an answer says, or that there is none.
+    fn attempt(&self, answer: Result<ProduceResponse, ConnectionError>) -> Attempt {
+        let answer = match answer {
+            Ok(response) => {
+                response.responses.into_iter().flat_map(|topic| topic.partitions).next().unwrap_or_default()
+            }
+            Err(error) => return Attempt::Failed { failure: error.into_failure(), in_doubt: true },
+        };
+        let reason = answer.record_errors.iter().find_map(|error| error.message.as_deref());
+        let failure = || {
+            let what = format!("{} refused the records", self.partition);
+            let reason = reason.or(answer.error_message.as_deref());
+            answered(answer.error_code, &self.partition.to_string(), &what, reason)
+        };
+        match answer.error_code {
+            0 => Attempt::Written(answer.base_offset),
+            // a duplicate older than the broker remembers
+            46 => Attempt::Written(-1),
+            10 => Attempt::TooLarge(failure()),
+            // not in time, not on all replicas, a disk that failed meanwhile: on the leader it may be written
+            7 | 20 | 56 => Attempt::Failed { failure: failure(), in_doubt: true },
+            code if is_retriable(code) => Attempt::Failed { failure: failure(), in_doubt: false },
+            _ => Attempt::Refused(failure()),
+        }
+    }
+
     /// Waits for the answer to the oldest batch and acts on it.
     async fn settle_first(&mut self, flying: &mut VecDeque<Batch>) {
-        let Some(first) = flying.front_mut() else { return };
-        let deadline = first.deadline;
-        let failure = match first.answer.take() {
-            None => match self.no_leader.take() {
-                // the topic was there when the first record came: somebody deleted it
-                Some(failure) if failure.exit() == Exit::NotFound => {
-                    self.refuse_first(flying, &failure).await;
-                    return;
-                }
-                Some(failure) => failure,
-                None => Failure::local(
-                    Exit::Unreachable,
-                    "NO_LEADER",
-                    self.partition.to_string(),
-                    format!("no leader of {} can be reached", self.partition),
-                ),
-            },
+        let Some(mut first) = flying.pop_front() else { return };
+        let attempt = match first.answer.take() {
+            None => self.without_leader(),
             Some(answer) => {
-                let limit = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(35));
-                match answer.within(limit).await {
-                    Ok(response) => {
-                        let answer = response
-                            .responses
-                            .into_iter()
-                            .flat_map(|topic| topic.partitions)
-                            .next()
-                            .unwrap_or_default();
-                        let code = answer.error_code;
-                        let what = format!("{} refused the records", self.partition);
-                        match code {
-                            // 46: a duplicate older than the broker remembers; it was written
-                            0 | 46 => {
-                                let Some(batch) = flying.pop_front() else { return };
-                                for (ordinal, token) in (0_i64..).zip(&batch.tokens) {
-                                    let offset = if answer.base_offset < 0 {
-                                        -1
-                                    } else {
-                                        answer.base_offset + ordinal
-                                    };
-                                    self.deliver(*token, Ok(offset));
-                                }
-                                self.room.add_permits(batch.room);
-                                return;
-                            }
-                            _ => {
-                                let reason =
-                                    answer.record_errors.iter().find_map(|error| error.message.as_deref());
-                                let failure = answered(
-                                    code,
-                                    &self.partition.to_string(),
-                                    &what,
-                                    reason.or(answer.error_message.as_deref()),
-                                );
-                                if !is_retriable(code) {
-                                    self.refuse_first(flying, &failure).await;
-                                    return;
-                                }
-                                failure
-                            }
-                        }
-                    }
-                    Err(error) => error.into_failure(),
-                }
+                let left = first.deadline.saturating_duration_since(Instant::now());
+                self.attempt(answer.within(left.min(Duration::from_secs(35))).await)
             }
         };
-        // everything behind it must not overtake it: let what is on its way come back, then send all again in order
-        for batch in flying.iter_mut() {
-            if let Some(answer) = batch.answer.take() {
-                let _: Result<_, ConnectionError> = answer.within(Duration::from_secs(5)).await;
+        if let Attempt::Written(offset) = attempt {
+            self.written(first.records, offset);
+            if !self.is_known {
+                self.is_known = true;
+                self.submit(flying).await;
             }
-        }
-        if Instant::now() >= deadline {
-            self.refuse_first(flying, &failure).await;
             return;
         }
-        self.client.forget_leader(&self.partition);
-        tokio::time::sleep(BACKOFF).await;
+        // what is behind must not overtake it: let it come back before anything is sent again
+        for mut batch in std::mem::take(flying) {
+            match batch.answer.take() {
+                None => flying.push_back(batch),
+                Some(answer) => match self.attempt(answer.within(Duration::from_secs(5)).await) {
+                    Attempt::Written(offset) => self.written(batch.records, offset),
+                    Attempt::Failed { in_doubt: true, .. } => {
+                        batch.in_doubt = true;
+                        flying.push_back(batch);
+                    }
+                    _ => flying.push_back(batch),
+                },
+            }
+        }
+        match attempt {
+            Attempt::TooLarge(_) if first.records.len() > 1 => {
+                for half in self.halves(first).into_iter().rev() {
+                    flying.push_front(half);
+                }
+            }
+            Attempt::Failed { failure, in_doubt } => {
+                first.in_doubt |= in_doubt;
+                if Instant::now() >= first.deadline {
+                    self.give_up(first, &failure);
+                    self.renew_identity(flying).await;
+                } else {
+                    flying.push_front(first);
+                    self.client.forget_leader(&self.partition);
+                    tokio::time::sleep(BACKOFF).await;
+                }
+            }
+            Attempt::Refused(failure) | Attempt::TooLarge(failure) => {
+                self.give_up(first, &failure);
+                self.renew_identity(flying).await;
+            }
+            Attempt::Written(_) => {}
+        }
         self.submit(flying).await;
     }
 
-    /// Fails the oldest batch for good; those behind it get new sequences, since the broker never saw this one.
-    async fn refuse_first(&mut self, flying: &mut VecDeque<Batch>, failure: &Failure) {
-        for batch in flying.iter_mut() {
-            if let Some(answer) = batch.answer.take() {
-                let _: Result<_, ConnectionError> = answer.within(Duration::from_secs(5)).await;
+    /// Why a batch was not sent.
+    fn without_leader(&mut self) -> Attempt {
+        match self.no_leader.take() {
+            // the topic was there when the first record came: somebody deleted it
+            Some(failure) if failure.exit() == Exit::NotFound => Attempt::Refused(failure),
+            Some(failure) => Attempt::Failed { failure, in_doubt: false },
+            None => {
+                let message = format!("no leader of {} can be reached", self.partition);
+                let item = self.partition.to_string();
+                let failure = Failure::local(Exit::Unreachable, "NO_LEADER", item, message);
+                Attempt::Failed { failure, in_doubt: false }
             }
         }
-        if let Some(batch) = flying.pop_front() {
-            self.fail(&batch.tokens, batch.room, failure);
-        }
+    }
+
+    /// The halves of a batch, with the sequences that it had; batches to come are not larger than them.
+    fn halves(&mut self, whole: Batch) -> [Batch; 2] {
+        let header = whole.batch.header();
+        let mut head = whole.records;
+        let tail = head.split_off(head.len() / 2);
+        let bytes = |records: &[Queued]| records.iter().map(|queued| size_of(&queued.record)).sum::<usize>();
+        self.options.batch_bytes = self.options.batch_bytes.min(bytes(&head).max(bytes(&tail)));
+        let sequences = [header.base_sequence, advance(header.base_sequence, head.len())];
+        let producer = |sequence| {
+            (header.producer_id >= 0).then_some((header.producer_id, header.producer_epoch, sequence))
+        };
+        let [first, second] = sequences.map(producer);
+        [(head, first), (tail, second)].map(|(records, producer)| Batch {
+            in_doubt: whole.in_doubt,
+            ..self.encode(records, producer, whole.deadline)
+        })
+    }
+
+    /// Gives the batches another identity, since a sequence before theirs will not come. The broker has none of those
+    /// that are not in doubt.
+    async fn renew_identity(&mut self, flying: &mut VecDeque<Batch>) {
         if self.options.acks != -1 {
-            self.submit(flying).await;
             return;
         }
         self.identity = None;
-        let Some(deadline) = flying.front().map(|batch| batch.deadline) else { return };
-        match self.identity(deadline).await {
-            Ok((id, epoch)) => {
-                for batch in flying.iter_mut() {
+        for mut batch in std::mem::take(flying) {
+            if batch.in_doubt {
+                self.leave_in_doubt(batch, "a batch before them failed");
+                continue;
+            }
+            match self.identity(batch.deadline).await {
+                Ok((id, epoch)) => {
                     let mut header = batch.batch.header();
                     (header.producer_id, header.producer_epoch, header.base_sequence) =
                         (id, epoch, self.sequence);
-                    self.sequence = advance(self.sequence, batch.tokens.len());
+                    self.sequence = advance(self.sequence, batch.records.len());
                     batch.batch.head = header.encode();
                     header.crc = batch.batch.computed_crc();
                     batch.batch.head = header.encode();
+                    flying.push_back(batch);
                 }
-                self.submit(flying).await;
-            }
-            Err(failure) => {
-                for batch in flying.drain(..) {
-                    self.fail(&batch.tokens, batch.room, &failure);
-                }
+                Err(failure) => self.fail(batch.records, &failure),
             }
         }
     }
 
-    fn fail(&self, tokens: &[u64], room: usize, failure: &Failure) {
-        for token in tokens {
-            self.deliver(*token, Err(failure.clone()));
+    /// Fails a batch for good.
+    fn give_up(&self, batch: Batch, failure: &Failure) {
+        match batch.in_doubt {
+            true => self.leave_in_doubt(batch, &failure.to_string()),
+            false => self.fail(batch.records, failure),
         }
-        self.room.add_permits(room);
     }
 
-    fn deliver(&self, token: u64, result: Result<i64, Failure>) {
+    fn leave_in_doubt(&self, batch: Batch, why: &str) {
+        let item = self.partition.to_string();
+        let message = format!("{item}: whether the records are written is not known: {why}");
+        self.fail(batch.records, &Failure::local(Exit::Unreachable, NOT_CONFIRMED, item, message));
+    }
+
+    fn written(&self, records: Vec<Queued>, base_offset: i64) {
+        for (ordinal, queued) in (0_i64..).zip(records) {
+            let offset = if base_offset < 0 { -1 } else { base_offset + ordinal };
+            self.deliver(&queued, Ok(offset));
+        }
+    }
+
+    fn fail(&self, records: Vec<Queued>, failure: &Failure) {
+        for queued in records {
+            self.deliver(&queued, Err(failure.clone()));
+        }
+    }
+
+    fn deliver(&self, queued: &Queued, result: Result<i64, Failure>) {
+        self.room.add_permits(room_for(&queued.record));
         // whoever waits may have given up
-        let _ = self.deliveries.send(Delivery { token, partition: self.partition.partition, result });
+        let _ = self.deliveries.send(Delivery {
+            token: queued.token,
+            partition: self.partition.partition,
+            result,
+        });
     }
 }
 

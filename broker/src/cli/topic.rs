@@ -1,6 +1,7 @@
 //! `alluvium topic`: list, create, describe, delete, offsets.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal},
     sync::Arc,
 };
@@ -347,19 +348,22 @@ async fn delete(context: &Context, arguments: &DeleteArgs) -> Result<Exit, Comma
                 partition: partition.partition_index,
             })
             .collect();
-        let records: i64 =
-            client.watermarks(&partitions).await?.values().map(|(start, end)| end - start).sum();
+        // a partition that does not answer is no reason to keep it
+        let watermarks = client.each_watermarks(&partitions).await?;
+        let records: Option<i64> =
+            watermarks.into_values().map(|watermarks| watermarks.ok().map(|(start, end)| end - start)).sum();
         doomed.push((name, partitions.len(), records));
     }
     if !doomed.is_empty() && !arguments.yes && !arguments.dry_run {
         let list: Vec<&str> = doomed.iter().map(|(name, ..)| &**name).collect();
-        let records: i64 = doomed.iter().map(|(.., records)| records).sum();
+        let records: Option<i64> = doomed.iter().map(|(.., records)| *records).sum();
         let question = format!(
-            "Delete {} ({}) with {records} records? They cannot be restored.",
+            "Delete {} ({}) with {} records? They cannot be restored.",
             count_of(doomed.len(), "topic"),
-            list.join(", ")
+            list.join(", "),
+            records.map_or("an unknown number of".to_owned(), |records| records.to_string()),
         );
-        ask(&question, "topics")?;
+        ask(question, "topics").await?;
     }
     let mut codes = Vec::new();
     if !arguments.dry_run && !doomed.is_empty() {
@@ -382,11 +386,11 @@ async fn delete(context: &Context, arguments: &DeleteArgs) -> Result<Exit, Comma
     report.print(&context.terminal)
 }
 
-/// Asks before something is lost.
+/// Asks before something is lost. An interrupt meanwhile finds somebody who listens.
 ///
 /// # Errors
 /// The answer is no, or there is nobody to ask.
-pub(super) fn ask(question: &str, what: &str) -> Result<(), Failure> {
+pub(super) async fn ask(question: String, what: &str) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(
             what,
@@ -394,7 +398,8 @@ pub(super) fn ask(question: &str, what: &str) -> Result<(), Failure> {
         )
         .hint("--yes to do it, --dry-run to see what would be done"));
     }
-    match confirm(question, &mut io::stdin().lock()) {
+    let answer = tokio::task::spawn_blocking(move || confirm(&question, &mut io::stdin().lock())).await;
+    match answer.map_err(io::Error::other).flatten() {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::local(Exit::Failed, "ABORTED", what, "nothing was done")),
         Err(error) => {
@@ -436,7 +441,13 @@ async fn offsets(context: &Context, arguments: &OffsetsArgs) -> Result<Exit, Com
             }
             Err(failure) => return Err(failure.into()),
         };
-        let watermarks = client.watermarks(&partitions).await?;
+        let mut watermarks = BTreeMap::new();
+        for (partition, answer) in client.each_watermarks(&partitions).await? {
+            match answer {
+                Ok(found) => drop(watermarks.insert(partition, found)),
+                Err(failure) => report.fail(failure),
+            }
+        }
         let at = match place {
             None => None,
             Some(place) => Some(client.resolve(place, &watermarks).await?),
