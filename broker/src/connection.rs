@@ -433,6 +433,10 @@ impl Connection {
             Some(frame) if self.incoming.len() >= 4 + frame.length => {
                 self.incoming.advance(4);
                 let body = self.incoming.split_to(frame.length).freeze();
+                if frame.length > *READ_BYTES.end() {
+                    // The next read would go on in the memory of this frame, whose share of the budget goes back before.
+                    self.incoming = BytesMut::from(&self.incoming[..]);
+                }
                 Ok(Some(Frame { body, share: frame.share, arrived: self.last_active }))
             }
             unfinished => {
@@ -533,6 +537,11 @@ impl Connection {
     fn poll_running(&mut self, context: &mut Context<'_>) -> Result<(), Close> {
         let Some(running) = &mut self.running else { return Ok(()) };
         let Poll::Ready(handled) = running.future.as_mut().poll(context) else {
+            if self.ended && api::may_wait(running.api) {
+                // It came with the end of the connection: it would wait for nobody.
+                self.running = None;
+                return Ok(());
+            }
             if api::lets_go_of_frame(running.api) {
                 running.share.give_back();
             }

@@ -20,7 +20,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -97,11 +97,15 @@ impl Coordinators {
         answer.await.map_err(|_| GroupError::NotCoordinator)
     }
 
-    /// Asks all coordinators of this node; the errors are those of partitions that are being loaded.
+    /// Asks all coordinators of this node but those whose partition cannot be read; the errors are those of partitions
+    /// that are being loaded.
     pub async fn ask_all(&self, broker: &Broker, request: Request) -> Vec<Result<Response, GroupError>> {
         let mut asked = Vec::new();
         for host in self.all(broker) {
-            asked.push(host.ask(request.clone()));
+            let answer = host.ask(request.clone());
+            if !matches!(answer, Err(GroupError::NotAvailable)) {
+                asked.push(answer);
+            }
         }
         let mut answers = Vec::new();
         for answer in asked {
@@ -210,6 +214,7 @@ impl Coordinators {
                 next_append: AtomicU64::new(0),
                 completions: Arc::default(),
                 changed: Notify::new(),
+                offline: AtomicBool::new(false),
                 #[cfg(test)]
                 panics: Default::default(),
             });
@@ -260,9 +265,11 @@ struct Host {
     completions: Arc<CompletionQueue>,
     /// The next deadline may be another.
     changed: Notify,
+    /// The partition cannot be read, so that loading does not end by itself.
+    offline: AtomicBool,
     /// A panic that a test plants in the serving task.
     #[cfg(test)]
-    panics: std::sync::atomic::AtomicBool,
+    panics: AtomicBool,
 }
 
 /// Deadlines follow the clock's corrections in steps of so much, which no session notices.
@@ -400,7 +407,10 @@ impl Host {
 
     fn ask(&self, request: Request) -> Result<oneshot::Receiver<Response>, GroupError> {
         let mut state = self.state();
-        let active = state.as_mut().ok_or(GroupError::Loading)?;
+        let active = state.as_mut().ok_or_else(|| match self.offline.load(Ordering::Relaxed) {
+            true => GroupError::NotAvailable,
+            false => GroupError::Loading,
+        })?;
         if active.is_late(self, &request) {
             // The client asks again, and is told which topic there is no more.
             return Err(GroupError::Loading);
@@ -445,6 +455,7 @@ impl Host {
             let host = Arc::clone(&self);
             match tokio::task::spawn_blocking(move || host.load()).await {
                 Ok(Ok((coordinator, log_bytes))) => {
+                    self.offline.store(false, Ordering::Relaxed);
                     self.begin(coordinator, log_bytes);
                     self.serve().await;
                 }
@@ -453,6 +464,11 @@ impl Host {
                     return;
                 }
                 Ok(Err(ReplicationError::Stopping)) => return,
+                Ok(Err(error @ ReplicationError::Storage(_))) => {
+                    if !self.offline.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(partition = ?self.partition, "groups of this partition are not served: {error}");
+                    }
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(partition = ?self.partition, "groups are loaded again later: {error}")
                 }

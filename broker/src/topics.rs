@@ -85,6 +85,7 @@ pub(crate) async fn create_with_defaults(
     };
     let brokers: Vec<i32> = broker.node.metadata().brokers.keys().copied().collect();
     let placed = place(&brokers, partitions, factor)?;
+    let _turn = broker.creations.lock().await;
     let open = broker.node.partitions().len() as u64;
     broker
         .limits

@@ -17,6 +17,7 @@ use alluvium::protocol::{
         metadata::MetadataTopic,
     },
 };
+use log_store::disk::overlay::SLOW_SYNC;
 use uuid::Uuid;
 
 use crate::{
@@ -249,6 +250,64 @@ fn delete_topics_by_name_and_id() {
             DeleteTopicsRequest { topic_names, timeout_ms: 30_000, ..DeleteTopicsRequest::default() };
         assert_eq!(wire.call(&request, version).responses[0].error_code, 0, "v{version}");
     }
+}
+
+/// A deletion that takes longer than the request allows is told so, and goes on.
+///
+/// Proves: A5.
+#[test]
+fn a_deletion_outlives_its_request() {
+    const TOPICS: usize = 200;
+    let data = tempfile::tempdir().expect("a data directory");
+    let broker = Broker::on(data.path(), &["--simulate-power-cuts", "slow-sync=150"]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let names: Vec<String> = (0..TOPICS).map(|n| format!("late-{n}")).collect();
+    let topics = names.iter().map(|name| new_topic(name, 1, &[])).collect();
+    assert!(wire.call(&creating(topics, false), 7).topics.iter().all(|topic| topic.error_code == 0));
+    for name in &names {
+        let topic_names = vec![Str::from(name.as_str())];
+        let request = DeleteTopicsRequest { topic_names, timeout_ms: 500, ..DeleteTopicsRequest::default() };
+        let begun = Instant::now();
+        let code = wire.call(&request, 5).responses[0].error_code;
+        if code == 7 {
+            assert!(begun.elapsed() < SLOW_SYNC, "{:?}", begun.elapsed());
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while describe(&mut wire, name).error_code != 3 {
+                assert!(Instant::now() < deadline, "it is still there");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            return;
+        }
+        assert_eq!(code, 0);
+    }
+    panic!("no sync was slow");
+}
+
+/// Where there is no room for more partitions, a topic that exists is said to exist: clients that create what is absent
+/// go on then.
+///
+/// Proves: A3.
+#[test]
+fn what_exists_is_told_before_the_limits() {
+    let broker = Broker::ephemeral_with_descriptors(2_000, &[]);
+    let mut wire = Wire::open(&broker.bootstrap);
+    create(&mut wire, "there", 1, &[]);
+    let topic = |name: &str, num_partitions| CreatableTopic {
+        name: name.into(),
+        num_partitions,
+        replication_factor: 1,
+        ..CreatableTopic::default()
+    };
+    let request = CreateTopicsRequest {
+        topics: vec![topic("there", 4_000), topic("large", 4_000), topic("a/b", 1)],
+        timeout_ms: 30_000,
+        ..CreateTopicsRequest::default()
+    };
+    let answer = wire.call(&request, 7);
+    let mut codes: Vec<_> =
+        answer.topics.iter().map(|topic| (topic.name.to_string(), topic.error_code)).collect();
+    codes.sort();
+    assert_eq!(codes, [("a/b".to_owned(), 17), ("large".to_owned(), 44), ("there".to_owned(), 36)]);
 }
 
 /// Proves: A5.

@@ -511,3 +511,20 @@ fn a_large_fetch_does_not_wait_for_long() {
     let correlation = wire.send(&request, 13);
     assert_eq!(held(&ended_at_once(&mut wire, 13, correlation, since)), [(0, 0, 0)]);
 }
+
+/// A partition that is named more than once is read once, as it was named last.
+///
+/// Proves: fault I02.
+#[test]
+fn a_partition_named_twice_is_answered_once() {
+    let mut wire = Wire::open(shared());
+    let topic = fresh("twice");
+    let id = create(&mut wire, &topic, 2, &[]);
+    for value in ["first", "second, longer"] {
+        wire.call(&produce_to(&topic, id, 0, batch(&[value])), 13);
+    }
+    let once = wire.call(&fetch_of(id, vec![wanted(0, 1), wanted(1, 0)]), 13);
+    let twice = wire.call(&fetch_of(id, vec![wanted(0, 0), wanted(1, 0), wanted(0, 1)]), 13);
+    assert_eq!(held(&once), held(&twice));
+    assert_eq!(held(&twice).len(), 2);
+}

@@ -13,7 +13,7 @@ use alluvium::protocol::{
         fetch::{FetchPartition, FetchRequest},
         join_group::{JoinGroupRequest, JoinGroupRequestProtocol},
         offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
-        produce::PartitionData,
+        produce::{PartitionData, ProduceRequest},
     },
 };
 use bytes::Bytes;
@@ -236,6 +236,52 @@ fn open_connections(broker: &Broker) -> u64 {
         }
     }
     panic!("connections stay open");
+}
+
+/// A connection that ends behind a fetch is over at once, however long the fetch might wait.
+///
+/// Proves: fault I02.
+#[test]
+fn a_fetch_that_came_with_the_end_waits_for_nobody() {
+    let broker = Broker::ephemeral();
+    let id = create(&mut Wire::open(&broker.bootstrap), "quiet", 1, &[]);
+    let fetch = FetchRequest { min_bytes: i32::MAX, max_wait_ms: i32::MAX, ..fetch_from(id, 0, 1, 0) };
+    let left: Vec<Wire> = (0..20)
+        .map(|_| {
+            let mut wire = Wire::open(&broker.bootstrap);
+            wire.send(&fetch, 13);
+            wire.finish();
+            wire
+        })
+        .collect();
+    assert_eq!(open_connections(&broker), 0);
+    drop(left);
+}
+
+/// What a large frame took is given back with it, also where the beginning of another follows at once.
+///
+/// Proves: fault I02.
+#[test]
+fn the_memory_of_a_large_frame_goes_with_it() {
+    const FRAME: usize = 24 << 20;
+    let broker = Broker::ephemeral();
+    create(&mut Wire::open(&broker.bootstrap), "there", 1, &[]);
+    let before = broker.resident_bytes();
+    let request = produce_to("no-such", Uuid::nil(), 0, Bytes::from(vec![0; FRAME]));
+    let mut bytes = encode_request(&request, 9, 1, &"test".into()).to_vec();
+    bytes.extend([0, 0, 0]);
+    let open: Vec<Wire> = (0..12)
+        .map(|_| {
+            let mut wire = Wire::open(&broker.bootstrap);
+            wire.raw(&bytes);
+            let answer = wire.receive::<ProduceRequest>(9, 1);
+            assert_eq!(answer.responses[0].partitions[0].error_code, 3);
+            wire
+        })
+        .collect();
+    let grown = broker.resident_bytes().saturating_sub(before);
+    assert!(grown < 64 * MIB, "{} MiB for {} connections of three bytes", grown / MIB, open.len());
+    unharmed(&broker);
 }
 
 /// Joins that a rebalance holds up for minutes keep nobody else from being read, however large they are.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use log_store::config::{LogConfig, TopicSetting};
-use replication::metadata::{MetadataError, NewTopic};
+use replication::metadata::{MetadataError, NewTopic, TopicInfo};
 
 use super::{Broker, Context, describe_configs};
 use crate::{
@@ -57,8 +57,6 @@ pub(crate) async fn handle(
             ))
         } else if named[&topic.name] > 1 {
             Err((ErrorCode::InvalidRequest, "the request names this topic twice".to_owned()))
-        } else if let Err(words) = allowed(broker, asked) {
-            Err((ErrorCode::PolicyViolation, words))
         } else {
             check(broker, topic)
         };
@@ -74,10 +72,19 @@ pub(crate) async fn handle(
     CreateTopicsResponse { throttle_time_ms: 0, topics: results }
 }
 
-/// Whether the system's limits leave room for so many more partitions.
-fn allowed(broker: &Broker, asked: i64) -> Result<(), String> {
-    let open = broker.node.partitions().len() as u64;
-    broker.limits.allow_partitions(open, asked.max(0).unsigned_abs())
+/// Creates the topics where the system's limits leave room for all of them.
+async fn create_within_limits(
+    broker: &Broker,
+    topics: Vec<NewTopic>,
+    validate_only: bool,
+) -> Vec<Result<Arc<TopicInfo>, MetadataError>> {
+    let _turn = broker.creations.lock().await;
+    let partitions: usize = topics.iter().map(|new| new.partitions.len()).sum();
+    let open = broker.node.partitions().len();
+    match broker.limits.allow_partitions(open as u64, partitions as u64) {
+        Ok(()) => broker.node.create_topics(topics, validate_only).await,
+        Err(words) => topics.iter().map(|_| Err(MetadataError::Limit(words.clone()))).collect(),
+    }
 }
 
 fn asked_partitions(broker: &Broker, topic: &CreatableTopic) -> i64 {
@@ -190,7 +197,7 @@ async fn create(
     // In a task of its own: it goes on when the client leaves or its time is over.
     let creation = tokio::spawn({
         let (broker, topics) = (Arc::clone(broker), accepted.clone());
-        async move { broker.node.create_topics(topics, validate_only).await }
+        async move { create_within_limits(&broker, topics, validate_only).await }
     });
     let limit = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let created = tokio::time::timeout(limit, creation).await;

@@ -2,9 +2,10 @@
 //!
 //! Fetches and produces of a deleted topic fail at once; its files go in the background.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use replication::metadata::MetadataImage;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Broker, Context};
@@ -29,6 +30,7 @@ pub(crate) async fn handle(
     };
     let disabled =
         if context.version < 3 { ErrorCode::InvalidRequest } else { ErrorCode::TopicDeletionDisabled };
+    let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let image = broker.node.metadata();
     let mut named: HashMap<(Option<Str>, Uuid), Vec<DeleteTopicState>> = HashMap::new();
     for topic in &wanted {
@@ -44,7 +46,7 @@ pub(crate) async fn handle(
         } else if same.len() > 1 {
             Err((ErrorCode::InvalidRequest, "the request names this topic twice".to_owned()))
         } else {
-            delete(broker, &topic).await
+            delete(broker, &topic, deadline).await
         };
         let (name, topic_id, error) = match result {
             Ok((name, id)) => (Some(name), id, None),
@@ -75,7 +77,11 @@ fn identity(topic: &DeleteTopicState, image: &MetadataImage) -> (Option<Str>, Uu
     }
 }
 
-async fn delete(broker: &Arc<Broker>, topic: &DeleteTopicState) -> Result<(Str, Uuid), (ErrorCode, String)> {
+async fn delete(
+    broker: &Arc<Broker>,
+    topic: &DeleteTopicState,
+    deadline: Instant,
+) -> Result<(Str, Uuid), (ErrorCode, String)> {
     let image = broker.node.metadata();
     let info = match (&topic.name, topic.topic_id.is_nil()) {
         (Some(name), true) => image
@@ -91,7 +97,7 @@ async fn delete(broker: &Arc<Broker>, topic: &DeleteTopicState) -> Result<(Str, 
             return Err((ErrorCode::InvalidRequest, reason));
         }
     };
-    // In a task of its own: a deletion that began goes on when the client leaves.
+    // In a task of its own: a deletion that began goes on when the client leaves or its time is over.
     let deletion = tokio::spawn({
         let (broker, id) = (Arc::clone(broker), info.id);
         async move {
@@ -100,9 +106,15 @@ async fn delete(broker: &Arc<Broker>, topic: &DeleteTopicState) -> Result<(Str, 
             deleted
         }
     });
-    match deletion.await {
-        Ok(Ok(())) => Ok((Str::from(&*info.name), info.id)),
-        Ok(Err(error)) => Err((ErrorCode::from(&error), error.to_string())),
-        Err(_) => Err((ErrorCode::UnknownServerError, "the deletion ended early; see the log".to_owned())),
+    match tokio::time::timeout_at(deadline, deletion).await {
+        Ok(Ok(Ok(()))) => Ok((Str::from(&*info.name), info.id)),
+        Ok(Ok(Err(error))) => Err((ErrorCode::from(&error), error.to_string())),
+        Err(_) => {
+            let reason = "not gone within the request's time; it will be later".to_owned();
+            Err((ErrorCode::RequestTimedOut, reason))
+        }
+        Ok(Err(_)) => {
+            Err((ErrorCode::UnknownServerError, "the deletion ended early; see the log".to_owned()))
+        }
     }
 }

@@ -149,7 +149,9 @@ impl Reads {
         for partition in self.list.iter().filter_map(|read| read.partition.as_ref().ok()) {
             partition.wait(&waiter);
         }
-        let mut longest = Duration::from_millis(u64::from(request.max_wait_ms.unsigned_abs()));
+        // Whoever leaves meanwhile may be noticed at the end alone: no longer than an idle connection lives.
+        let asked = Duration::from_millis(u64::from(request.max_wait_ms.unsigned_abs()));
+        let mut longest = asked.min(broker.config.connections_max_idle);
         if frame_bytes >= LARGE_FRAME {
             longest = longest.min(LARGE_FRAME_WAIT);
         }

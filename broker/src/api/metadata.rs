@@ -11,6 +11,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use replication::metadata::{MetadataImage, TopicInfo};
+use tokio::time::Instant;
 
 use super::{Broker, Context};
 use crate::{
@@ -25,7 +26,8 @@ use crate::{
     topics,
 };
 
-/// How long an answer waits for a topic that it creates.
+/// How long an answer waits for the topics that it creates; those for which nothing of it is left are created when the client
+/// asks again, as it does.
 const CREATION_WAIT: Duration = Duration::from_millis(500);
 /// Bits of the operations on a topic: READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS.
 const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
@@ -39,6 +41,7 @@ pub(crate) async fn handle(
     request: MetadataRequest,
 ) -> MetadataResponse {
     let version = context.version;
+    let deadline = Instant::now() + CREATION_WAIT;
     let mut answered = Vec::new();
     match &request.topics {
         Some(named) if !(version == 0 && named.is_empty()) => {
@@ -68,7 +71,7 @@ pub(crate) async fn handle(
                     });
                 } else {
                     let name = topic.name.clone().unwrap_or_default();
-                    answered.push(named_topic(broker, name, &request).await);
+                    answered.push(named_topic(broker, name, &request, deadline).await);
                 }
             }
         }
@@ -114,7 +117,12 @@ pub(crate) fn brokers(broker: &Broker, image: &MetadataImage, context: &Context)
 }
 
 /// A topic asked for by name, created where that is allowed.
-async fn named_topic(broker: &Arc<Broker>, name: Str, request: &MetadataRequest) -> MetadataTopic {
+async fn named_topic(
+    broker: &Arc<Broker>,
+    name: Str,
+    request: &MetadataRequest,
+    deadline: Instant,
+) -> MetadataTopic {
     let include = request.include_topic_authorized_operations;
     let refused = |error: ErrorCode, name: Str| MetadataTopic {
         error_code: error.number(),
@@ -135,12 +143,15 @@ async fn named_topic(broker: &Arc<Broker>, name: Str, request: &MetadataRequest)
     if topics::creation_error(&name).is_some() {
         return refused(ErrorCode::InvalidTopicException, name);
     }
+    if Instant::now() >= deadline {
+        return refused(ErrorCode::UnknownTopicOrPartition, name);
+    }
     // In a task of its own: a client that goes away, or a wait that ends, leaves no topic half made.
     let creation = tokio::spawn({
         let (broker, name) = (Arc::clone(broker), name.clone());
         async move { topics::create_with_defaults(&broker, &name).await }
     });
-    match tokio::time::timeout(CREATION_WAIT, creation).await {
+    match tokio::time::timeout_at(deadline, creation).await {
         Ok(Ok(Ok(info))) => describe(broker, &info, include),
         Ok(Ok(Err(error))) => refused(ErrorCode::from(&error), name),
         Ok(Err(_)) | Err(_) => refused(ErrorCode::UnknownTopicOrPartition, name),

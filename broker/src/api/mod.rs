@@ -168,6 +168,9 @@ pub struct Broker {
     pub metrics: Metrics,
     /// Bytes of requests and responses in memory.
     pub budget: Budget,
+    /// Held from the look at the system's limits until the topics are there: creations that run side by side must not
+    /// exceed them together.
+    pub creations: tokio::sync::Mutex<()>,
     /// What the operating system allows.
     pub limits: Limits,
     /// What clients of each listener are told to connect to, in the order of the settings' listeners.
@@ -203,6 +206,7 @@ impl Broker {
             partitions: Partitions::new(Arc::clone(&node), config.node_id, config.log_defaults.clone()),
             metrics: Metrics::new(&names)?,
             budget: Budget::new(config.queued_max_bytes),
+            creations: tokio::sync::Mutex::default(),
             coordinators: Coordinators::default(),
             runtime: tokio::runtime::Handle::current(),
             fetch_sessions: fetch::session::Sessions::new(config.fetch_session_slots),
@@ -294,6 +298,11 @@ pub const PANIC_CLIENT_ID: &str = "alluvium-test-panic";
 /// must not keep others from being read.
 pub fn lets_go_of_frame(api: usize) -> bool {
     [JoinGroupRequest::KEY, SyncGroupRequest::KEY].contains(&APIS[api].key)
+}
+
+/// Whether the answer may wait for what others do.
+pub fn may_wait(api: usize) -> bool {
+    lets_go_of_frame(api) || APIS[api].key == FetchRequest::KEY
 }
 
 /// The position in [`APIS`] of an API.

@@ -12,7 +12,7 @@
 //! many partitions that do not exist is not made, or ends: a client is served without one as well.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -189,7 +189,7 @@ impl Sessions {
         if request.session_epoch == 0 || request.session_epoch == -1 {
             sessions.remove(&request.session_id);
             let kind = if request.session_epoch == 0 { Kind::New { by_id } } else { Kind::Sessionless };
-            return Ok(Begun { targets: targets(request).collect(), kind });
+            return Ok(Begun { targets: distinct(targets(request)), kind });
         }
         let session = sessions.get_mut(&request.session_id).ok_or(ErrorCode::FetchSessionIdNotFound)?;
         if session.next_epoch != request.session_epoch {
@@ -287,6 +287,23 @@ fn targets(request: &FetchRequest) -> impl Iterator<Item = Target> + '_ {
         let wanted = topic.partitions.iter().cloned();
         wanted.map(move |wanted| Target { topic: Arc::clone(&named), wanted, place: 0 })
     })
+}
+
+/// Of a partition that is named more than once, the last, at the place of the first: as in Kafka.
+fn distinct(targets: impl Iterator<Item = Target>) -> Vec<Target> {
+    let mut places = HashMap::new();
+    let mut distinct: Vec<Target> = Vec::new();
+    for target in targets {
+        let partition = (target.topic.name.clone(), target.topic.topic_id, target.wanted.partition);
+        match places.entry(partition) {
+            Entry::Occupied(place) => distinct[*place.get()] = target,
+            Entry::Vacant(place) => {
+                place.insert(distinct.len());
+                distinct.push(target);
+            }
+        }
+    }
+    distinct
 }
 
 /// Whether so much of what is asked for does not exist that it is not kept.
