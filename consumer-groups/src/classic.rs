@@ -37,6 +37,9 @@ use crate::{
 
 /// So many rebalances are remembered per group.
 const REBALANCES_KEPT: usize = 50;
+/// The protocols of a member are kept in memory, all of them; together they are no larger than so many that could be
+/// stored. Nothing else bounds them.
+const LARGE_PROTOCOLS: usize = 4;
 /// Where nobody joined, so long at least until it is looked at again: clients may allow themselves no time at all.
 const SHORTEST_WAIT_MS: i64 = 1_000;
 
@@ -275,9 +278,8 @@ impl ClassicGroup {
             turn.joined(token, Err(GroupError::GroupFull { max_size: turn.config.max_size }));
             self.complete_join_if_ready(turn);
         } else if let bytes = request.protocols.iter().map(|(_, metadata)| metadata.len()).sum::<usize>()
-            && bytes > turn.config.max_record_bytes
+            && bytes > turn.config.max_record_bytes.saturating_mul(LARGE_PROTOCOLS)
         {
-            // a group with it could never be stored, and nothing else bounds what members keep in memory
             turn.joined(token, Err(GroupError::GroupTooLarge { bytes }));
         } else if !self.supports(&request.protocol_type, &request.protocols) {
             turn.joined(token, Err(GroupError::InconsistentProtocol));

@@ -591,13 +591,15 @@ impl Flusher {
             let mut state = lock(&self.queue.state);
             state.syncing = false;
             self.queue.queued_bytes.fetch_sub(gathered as u64, Ordering::Relaxed);
-            if let Err(error) = result {
+            if !matches!(result, Ok(true)) {
                 state.dead = true;
                 state.work.clear();
                 self.queue.gathering.notify_all();
                 self.queue.resting.notify_all();
                 drop(state);
-                (self.faults.fatal)(&error);
+                if let Err(error) = result {
+                    (self.faults.fatal)(&error);
+                }
                 return;
             }
             if state.gatherer_waits {
@@ -768,8 +770,8 @@ impl Flusher {
         partition.break_off(&error.to_string());
     }
 
-    /// Writes and syncs the round, then says so, in order.
-    fn sync(self: &Arc<Self>, round: &mut Round) -> Result<(), LogStoreError> {
+    /// Writes and syncs the round, then says so, in order. `false`: the node stops, and there is no room for it.
+    fn sync(self: &Arc<Self>, round: &mut Round) -> Result<bool, LogStoreError> {
         #[cfg(test)]
         if self.faults.mutation == Mutation::AnswerBeforeSync {
             self.answer(round);
@@ -778,15 +780,17 @@ impl Flusher {
         if self.faults.mutation == Mutation::FailedSyncIgnored {
             let _ = self.write(round);
             self.answer(round);
-            return Ok(());
+            return Ok(true);
         }
         #[cfg(test)]
         if self.faults.mutation == Mutation::RoundBeforeRound {
-            return self.sync_late(round);
+            return self.sync_late(round).map(|()| true);
         }
-        self.write(round)?;
-        self.answer(round);
-        Ok(())
+        let written = self.write(round)?;
+        if written {
+            self.answer(round);
+        }
+        Ok(written)
     }
 
     /// The bug: writes the round, and as long as more is queued leaves its sync to the round behind it.
@@ -827,10 +831,10 @@ impl Flusher {
         !lock(&self.durable).wal.has_room(bytes)
     }
 
-    /// Makes the round durable and folds its records into the shadow.
-    fn write(self: &Arc<Self>, round: &mut Round) -> Result<(), LogStoreError> {
+    /// Makes the round durable and folds its records into the shadow. `false`: the node stops, and there is no room for it.
+    fn write(self: &Arc<Self>, round: &mut Round) -> Result<bool, LogStoreError> {
         if round.builder.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut durable = lock(&self.durable);
         let bytes = round.builder.padded_len();
@@ -840,6 +844,10 @@ impl Flusher {
             if !wal.is_growing() && wal.has_full_file() && self.may_checkpoint(&durable) {
                 // the ring does not grow, and only a checkpoint gives a file of it back, due or not
                 self.begin_checkpoint(&mut durable);
+            }
+            if durable.checkpoint_after.is_some() && lock(&self.queue.state).stopping {
+                // the disk is full: what waits was never acknowledged
+                return Ok(false);
             }
             // whatever makes room says so; where nothing is under way, growing is tried again
             durable = wait_for(&self.room, durable, TRY_AGAIN);
@@ -855,7 +863,7 @@ impl Flusher {
             durable.shadow.fold(&record)?;
         }
         self.make_room(&mut durable);
-        Ok(())
+        Ok(true)
     }
 
     fn note_sync(&self, took: Duration) {
@@ -1008,8 +1016,10 @@ impl Flusher {
             let mut durable = lock(&this.durable);
             durable.checkpointing = false;
             durable.checkpoint_after = (!written).then(|| (this.monotonic)() + TRY_AGAIN);
-            if written {
-                durable.wal.release(position.round);
+            match written {
+                true => durable.wal.release(position.round),
+                // also where the system does not say it: a quota
+                false => this.space.met_full_disk(),
             }
             this.room.notify_all();
         });

@@ -69,28 +69,24 @@ impl Lane {
 
     /// Queues work of one group; what one group queues stays in order.
     pub(crate) fn push(&self, work: Work) {
-        let (announce, is_much) = {
+        let announce = {
             let mut queued = lock(&self.queued);
             queued.bytes += work.bytes();
             queued.work.push(work.of_lane(self.number));
-            (!std::mem::replace(&mut queued.announced, true), queued.bytes >= HAND_OVER_BYTES)
+            if queued.bytes >= HAND_OVER_BYTES {
+                self.submit(&mut queued);
+            }
+            !std::mem::replace(&mut queued.announced, true)
         };
-        if is_much {
-            self.hand_over_now();
-        }
         if announce {
             self.hand_over.notify_one();
         }
     }
 
-    /// Gives the flusher what is queued. On the lane's own thread alone, which keeps the order.
-    fn hand_over_now(&self) {
-        let work = {
-            let mut queued = lock(&self.queued);
-            queued.bytes = 0;
-            std::mem::take(&mut queued.work)
-        };
-        self.queue.submit(work);
+    /// Gives the flusher what is queued; under the lock, which keeps the order whoever pushes.
+    fn submit(&self, queued: &mut Queued) {
+        queued.bytes = 0;
+        self.queue.submit(std::mem::take(&mut queued.work));
     }
 
     /// Takes the finished work of one round, in order, and wakes the task that completes it.
@@ -101,7 +97,7 @@ impl Lane {
 
     /// Hands over what is queued, for a node that stops.
     pub(crate) async fn drain(&self) {
-        self.hand_over_now();
+        self.submit(&mut lock(&self.queued));
         tokio::task::yield_now().await;
     }
 
@@ -117,8 +113,9 @@ impl Lane {
         loop {
             self.hand_over.notified().await;
             tokio::task::yield_now().await;
-            lock(&self.queued).announced = false;
-            self.hand_over_now();
+            let mut queued = lock(&self.queued);
+            queued.announced = false;
+            self.submit(&mut queued);
         }
     }
 

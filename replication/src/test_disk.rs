@@ -33,6 +33,8 @@ struct Rules {
     waiting: usize,
     /// Writes to files that end so fail with this, behind so many that do not.
     failing_writes: Option<(&'static str, io::ErrorKind, usize)>,
+    /// How many writes failed so.
+    refused_writes: usize,
     /// Reads of files that end so fail.
     failing_reads: Option<&'static str>,
     /// Syncs of files that end so fail once, and succeed afterwards.
@@ -129,6 +131,11 @@ impl TestDisk {
     /// So many writes to files that end so succeed, and those that follow fail.
     pub(crate) fn fail_writes_behind(&self, writes: usize, suffix: &'static str, kind: io::ErrorKind) {
         lock(&self.shared.rules).failing_writes = Some((suffix, kind, writes));
+    }
+
+    /// How many writes failed so far.
+    pub(crate) fn refused_writes(&self) -> usize {
+        lock(&self.shared.rules).refused_writes
     }
 
     /// Reads of files that end so fail from now on.
@@ -276,7 +283,11 @@ impl DiskFile for TestFile {
             {
                 match behind.checked_sub(1) {
                     Some(rest) => *behind = rest,
-                    None => return Err(io::Error::from(*kind)),
+                    None => {
+                        let error = io::Error::from(*kind);
+                        rules.refused_writes += 1;
+                        return Err(error);
+                    }
                 }
             }
             rules.events.push(Event::Wrote(self.path.clone()));

@@ -453,7 +453,10 @@ impl Lane {
     /// Sends the batches that are not on their way; where that does not work they stay, for [`Lane::settle_first`].
     async fn submit(&mut self, flying: &mut VecDeque<Batch>) {
         let connection = match self.leader().await {
-            Ok(connection) => connection,
+            Ok(connection) => {
+                self.no_leader = None;
+                connection
+            }
             Err(failure) => return self.no_leader = Some(failure),
         };
         if self.options.acks == 0 {
@@ -525,11 +528,11 @@ impl Lane {
         };
         match answer.error_code {
             0 => Attempt::Written(answer.base_offset),
-            // a duplicate older than the broker remembers
+            // a duplicate older than Kafka remembers; this broker answers 45 to it
             46 => Attempt::Written(-1),
             10 => Attempt::TooLarge(failure()),
-            // not in time, not on all replicas, a disk that failed meanwhile: on the leader it may be written
-            7 | 20 | 56 => Attempt::Failed { failure: failure(), in_doubt: true },
+            // a leader that steps down, not in time, not on all replicas, a disk that fails: it may be in the log
+            6 | 7 | 20 | 56 => Attempt::Failed { failure: failure(), in_doubt: true },
             code if is_retriable(code) => Attempt::Failed { failure: failure(), in_doubt: false },
             _ => Attempt::Refused(failure()),
         }
@@ -547,8 +550,10 @@ impl Lane {
         };
         if let Attempt::Written(offset) = attempt {
             self.written(first.records, offset);
-            if !self.is_known {
-                self.is_known = true;
+            self.is_known = true;
+            // there may be more than go at once: after a cut, or behind the first of an identity
+            let waits = flying.iter().take(self.at_once()).any(|batch| batch.answer.is_none());
+            if waits {
                 self.submit(flying).await;
             }
             return;

@@ -60,6 +60,8 @@ enum Step {
     Commit(usize),
     Cut(usize, usize),
     Purge(usize, usize),
+    /// The same while a checkpoint ends.
+    PurgeAmidCheckpoint(usize, usize),
     /// The log's start moves to that entry, and whole segments below it go.
     Trim(usize, usize),
     Install(usize, u64),
@@ -130,7 +132,7 @@ fn focused() -> Vec<Vec<Step>> {
             a(&[2700]),
             Commit(0),
             BeginCheckpoint,
-            Purge(0, 1),
+            PurgeAmidCheckpoint(0, 1),
             a(&[40]),
             Checkpoint,
         ],
@@ -361,7 +363,8 @@ fn random_script(random: &mut Random) -> Vec<Step> {
             9 => Vote(group),
             10 | 11 => Commit(group),
             12 | 13 => Cut(group, random.below(8)),
-            14 => Purge(group, random.below(4)),
+            14 if random.below(2) == 0 => Purge(group, random.below(4)),
+            14 => PurgeAmidCheckpoint(group, random.below(4)),
             15 => Install(group, random.below(3) as u64),
             16 => Worker,
             17 => BeginCheckpoint,
@@ -607,7 +610,10 @@ fn apply(node: &mut Node, step: &Step, fill: u8) -> Result<(), LogStoreError> {
             Ok(())
         }
         Cut(number, keep) => group(number).map_or(Ok(()), |replica| node.cut(replica, *keep)),
-        Purge(number, keep) => group(number).map_or(Ok(()), |replica| node.purge(replica, *keep)),
+        Purge(number, keep) => group(number).map_or(Ok(()), |replica| node.purge(replica, *keep, false)),
+        PurgeAmidCheckpoint(number, keep) => {
+            group(number).map_or(Ok(()), |replica| node.purge(replica, *keep, true))
+        }
         Trim(number, keep) => group(number).map_or(Ok(()), |replica| node.trim(replica, *keep)),
         Install(number, gap) => group(number).map_or(Ok(()), |replica| node.install(replica, *gap)),
         Worker => node.worker_step(),

@@ -460,11 +460,17 @@ impl Node {
         let Some(keep) = group.entries.iter().rposition(|entry| entry.log_id.index < behind) else {
             return Ok(());
         };
-        self.purge_to(replica, keep, Some(trim_to(start)))
+        self.purge_to(replica, keep, Some(trim_to(start)), false)
     }
 
-    /// The floor rises to just below entry number `keep`, as far as that is committed.
-    pub(crate) fn purge(&mut self, replica: ReplicaId, keep: usize) -> Result<(), LogStoreError> {
+    /// The floor rises to just below entry number `keep`, as far as that is committed; `amid_checkpoint`: one that is under
+    /// way ends between that and its record.
+    pub(crate) fn purge(
+        &mut self,
+        replica: ReplicaId,
+        keep: usize,
+        amid_checkpoint: bool,
+    ) -> Result<(), LogStoreError> {
         let group = &self.world.groups[&replica];
         let Some(floor) = group.entries.get(keep).map(|entry| entry.log_id) else { return Ok(()) };
         if self.committed.get(&replica).is_none_or(|committed| *committed < floor) {
@@ -473,7 +479,7 @@ impl Node {
         // a trim that is purged is in a snapshot
         let trimmed = group.entries[..=keep].iter().any(|entry| entry.trim().is_some());
         let snapshot = trimmed.then(|| trim_to(group.log_start()));
-        self.purge_to(replica, keep, snapshot)
+        self.purge_to(replica, keep, snapshot, amid_checkpoint)
     }
 
     /// The floor rises to entry number `keep`.
@@ -482,14 +488,17 @@ impl Node {
         replica: ReplicaId,
         keep: usize,
         snapshot: Option<Bytes>,
+        amid_checkpoint: bool,
     ) -> Result<(), LogStoreError> {
         let floor = self.world.groups[&replica].entries[keep].log_id;
         let (offset, files) = self.logs[&replica].purge(floor)?;
         if self.bug == Bug::UnlinkBeforePurge {
             self.unlink(&files)?;
         }
-        // a checkpoint that is under way ends before the record is durable, and promises what the purge gives up
-        while !self.checkpoint_step()? {}
+        if amid_checkpoint {
+            // it ends before the record is durable, and promises what the purge gives up
+            while !self.checkpoint_step()? {}
+        }
         let mut pending = self.pending();
         if let Some(snapshot) = snapshot {
             pending.records.push(WalRecord::Snapshot { replica, snapshot: snapshot.clone() });
