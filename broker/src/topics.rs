@@ -64,6 +64,21 @@ pub(crate) fn place(brokers: &[i32], partitions: i32, factor: i16) -> Result<Vec
     Ok((0..usize::try_from(partitions).unwrap_or(0)).map(replicas).collect())
 }
 
+/// Creates the topics where the system's limits leave room for all of them.
+pub(crate) async fn create_within_limits(
+    broker: &Broker,
+    topics: Vec<NewTopic>,
+    validate_only: bool,
+) -> Vec<Result<Arc<TopicInfo>, MetadataError>> {
+    let _turn = broker.creations.lock().await;
+    let partitions: usize = topics.iter().map(|new| new.partitions.len()).sum();
+    let open = broker.node.partitions().len();
+    match broker.limits.allow_partitions(open as u64, partitions as u64) {
+        Ok(()) => broker.node.create_topics(topics, validate_only).await,
+        Err(words) => topics.iter().map(|_| Err(MetadataError::Limit(words.clone()))).collect(),
+    }
+}
+
 /// How the offsets topic is made, as in Kafka.
 const CONSUMER_OFFSETS_CONFIGS: [(&str, &str); 3] =
     [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", "104857600")];
@@ -85,16 +100,10 @@ pub(crate) async fn create_with_defaults(
     };
     let brokers: Vec<i32> = broker.node.metadata().brokers.keys().copied().collect();
     let placed = place(&brokers, partitions, factor)?;
-    let _turn = broker.creations.lock().await;
-    let open = broker.node.partitions().len() as u64;
-    broker
-        .limits
-        .allow_partitions(open, u64::from(partitions.unsigned_abs()))
-        .map_err(MetadataError::Limit)?;
     let configs: BTreeMap<_, _> =
         configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let new = NewTopic { name: name.to_owned(), partitions: placed, configs };
-    match broker.node.create_topics(vec![new], false).await.pop() {
+    match create_within_limits(broker, vec![new], false).await.pop() {
         Some(Err(MetadataError::TopicExists(name))) => match broker.node.metadata().topics.get(name.as_str())
         {
             Some(topic) => Ok(Arc::clone(topic)),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use log_store::config::{LogConfig, TopicSetting};
-use replication::metadata::{MetadataError, NewTopic, TopicInfo};
+use replication::metadata::{MetadataError, NewTopic};
 
 use super::{Broker, Context, describe_configs};
 use crate::{
@@ -70,21 +70,6 @@ pub(crate) async fn handle(
         results.iter_mut().for_each(|result| result.error_message = None);
     }
     CreateTopicsResponse { throttle_time_ms: 0, topics: results }
-}
-
-/// Creates the topics where the system's limits leave room for all of them.
-async fn create_within_limits(
-    broker: &Broker,
-    topics: Vec<NewTopic>,
-    validate_only: bool,
-) -> Vec<Result<Arc<TopicInfo>, MetadataError>> {
-    let _turn = broker.creations.lock().await;
-    let partitions: usize = topics.iter().map(|new| new.partitions.len()).sum();
-    let open = broker.node.partitions().len();
-    match broker.limits.allow_partitions(open as u64, partitions as u64) {
-        Ok(()) => broker.node.create_topics(topics, validate_only).await,
-        Err(words) => topics.iter().map(|_| Err(MetadataError::Limit(words.clone()))).collect(),
-    }
 }
 
 fn asked_partitions(broker: &Broker, topic: &CreatableTopic) -> i64 {
@@ -196,8 +181,8 @@ async fn create(
     let validate_only = request.validate_only;
     // In a task of its own: it goes on when the client leaves or its time is over.
     let creation = tokio::spawn({
-        let (broker, topics) = (Arc::clone(broker), accepted.clone());
-        async move { create_within_limits(&broker, topics, validate_only).await }
+        let (broker, accepted) = (Arc::clone(broker), accepted.clone());
+        async move { topics::create_within_limits(&broker, accepted, validate_only).await }
     });
     let limit = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let created = tokio::time::timeout(limit, creation).await;
