@@ -3,7 +3,7 @@
 //! Each turn of a group's core publishes its state on seven watch channels, three times a batch, and hardly ever does
 //! anybody wait for one. tokio's channel spreads its waiting receivers over eight lists, each behind a lock of its own, and
 //! a send takes all eight. That pays where hundreds of tasks wait for one value. Here it was a twentieth of the CPU of a
-//! produce to many partitions, and two KiB a partition: [`WatchSender`] has one list.
+//! produce to many partitions: [`WatchSender`] has one list.
 
 use std::{
     fmt, mem,
