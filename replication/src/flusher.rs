@@ -1,8 +1,8 @@
 //! The flusher: turns what all groups of the node queued into rounds of the write-ahead log, and rounds into callbacks.
 //!
 //! ```text
-//!   lanes ──submit──> queue ──> gather: write batches into their segments, encode the round      (no linger,
-//!                                 │                                                               <= 8 MiB)
+//!   lanes ──submit──> queue ──> gather: write batches into their segments, encode the round      (<= 8 MiB)
+//!                                 │
 //!                                 v  only when the round before is durable
 //!                               write the round, sync it, fold its records into the shadow, callbacks in order
 //! ```
@@ -10,7 +10,7 @@
 //! Two threads take turns: one gathers round k+1 while the other syncs round k, and who has gathered a round goes on to
 //! sync it. So a single batch on an idle node costs one wake, and a busy node never waits for a thread to be handed
 //! something. Segment bytes are written before the round, but only into the page cache: until its round is durable
-//! nothing of it is promised.
+//! nothing of it is promised. A round waits a moment for the producers that the round before answered, see `Pace`.
 //!
 //! The *shadow* is the durable state of every group as of the last complete round; a checkpoint is the shadow written
 //! out, with what the running partitions know of commits, never above its own end (durability rule 4).
@@ -28,7 +28,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use log_store::{
@@ -153,6 +153,14 @@ impl Work {
         self.bytes
     }
 
+    /// How many entries it appends.
+    fn entries(&self) -> usize {
+        match &self.kind {
+            Kind::Append { writes, .. } => writes.len(),
+            Kind::Record { .. } | Kind::Barrier(_) => 0,
+        }
+    }
+
     /// The lane to which the answer goes.
     pub(crate) fn of_lane(mut self, lane: usize) -> Self {
         self.lane = lane;
@@ -169,6 +177,13 @@ const EARLY_BYTES: usize = 64 << 10;
 /// So much is synced at once where no other round is: what comes meanwhile is gathered beside it. Large batches would
 /// go in lockstep otherwise, where each round takes all that producers have on their way, and all of them wait for it.
 const PROMPT_BYTES: usize = 1 << 20;
+
+/// A round waits no longer than this for the producers it expects: about the time that an answer needs to a producer on
+/// this machine, and the next batch from it.
+const PATIENCE: Duration = Duration::from_micros(150);
+
+/// Where more entries than these are on their way together nobody is waited for: a round finds enough of them.
+const FEW_ENTRIES: usize = 8;
 
 /// So long after a file of the ring or a checkpoint could not be made the next one is tried.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -247,6 +262,11 @@ struct QueueState {
     work: VecDeque<Work>,
     /// Of `work`.
     bytes: usize,
+    /// Of `work`.
+    entries: usize,
+    pace: Pace,
+    /// So many entries the gatherer waits for before it syncs its round; 0 if it does not.
+    wanted: usize,
     /// A thread has the gatherer's role.
     gatherer: bool,
     /// It waits for work or for the round before.
@@ -256,6 +276,35 @@ struct QueueState {
     stopping: bool,
     /// A write or a sync failed: nothing is done any more.
     dead: bool,
+}
+
+/// How many entries are on their way together, as far as rounds tell, and how long a round waits for them.
+///
+/// Producers that wait for each answer come back just after it. Where a sync is about as fast as they are, a round that
+/// takes what is there finds half of them, and the next the other half: twice the syncs. So a small round waits for as
+/// many entries as there were before, no longer than the last sync took: if they do not come, that at most doubles its
+/// time, and fewer are expected.
+#[derive(Debug, Default)]
+struct Pace {
+    expected: usize,
+    patience: Duration,
+}
+
+impl Pace {
+    /// A round of so many entries was answered, and meanwhile so many were queued.
+    fn synced(&mut self, entries: usize, queued: usize, took: Duration) {
+        let together = entries + queued;
+        self.expected = together.max(usize::midpoint(self.expected, together));
+        self.patience = took.min(PATIENCE);
+    }
+
+    /// How many more entries a round that has so much waits for.
+    fn missing(&self, gathered: &Gathered) -> usize {
+        if self.expected > FEW_ENTRIES || gathered.bytes >= EARLY_BYTES {
+            return 0;
+        }
+        self.expected.saturating_sub(gathered.entries)
+    }
 }
 
 impl fmt::Debug for Queue {
@@ -277,11 +326,13 @@ impl Queue {
             // dropping it tells nobody anything, and nothing may be acknowledged
             return;
         }
+        state.entries += work.iter().map(Work::entries).sum::<usize>();
         state.work.extend(work);
         state.bytes += bytes;
-        // The thread that syncs looks for work next. Only much work is worth encoding meanwhile: waking a thread for a little costs more
-        // than it saves, and its round would be as long.
-        if state.syncing && state.bytes < EARLY_BYTES {
+        // The thread that syncs looks for work next, and one that waits for entries does when they are there. Only much
+        // work is worth encoding meanwhile: waking a thread for a little costs more than it saves, and its round would
+        // be as long.
+        if (state.syncing || state.entries < state.wanted) && state.bytes < EARLY_BYTES {
             return;
         }
         if state.gatherer_waits {
@@ -426,7 +477,14 @@ struct Round {
     /// The entry of `finished` that answers a group's appends.
     answers: HashMap<ReplicaId, usize>,
     after: Vec<(usize, AfterDurable)>,
+    gathered: Gathered,
+}
+
+/// What of the queue is in a round.
+#[derive(Default)]
+struct Gathered {
     bytes: usize,
+    entries: usize,
 }
 
 impl Round {
@@ -437,7 +495,7 @@ impl Round {
             finished: Vec::new(),
             answers: HashMap::new(),
             after: Vec::new(),
-            bytes: 0,
+            gathered: Gathered::default(),
         }
     }
 }
@@ -587,10 +645,14 @@ impl Flusher {
         let _indispensable = Indispensable(Arc::clone(&self.faults.fatal));
         let mut round = Round::new(lock(&self.durable).wal.builder());
         while let Some(gathered) = self.gather(&mut round) {
+            let begun = Instant::now();
             let result = self.sync(&mut round);
+            let took = begun.elapsed();
             let mut state = lock(&self.queue.state);
             state.syncing = false;
-            self.queue.queued_bytes.fetch_sub(gathered as u64, Ordering::Relaxed);
+            let queued = state.entries;
+            state.pace.synced(gathered.entries, queued, took);
+            self.queue.queued_bytes.fetch_sub(gathered.bytes as u64, Ordering::Relaxed);
             if !matches!(result, Ok(true)) {
                 state.dead = true;
                 state.work.clear();
@@ -609,7 +671,8 @@ impl Flusher {
     }
 
     /// Gathers a round until the one before it is durable. `None` when there is nothing more to do, ever.
-    fn gather(&self, round: &mut Round) -> Option<usize> {
+    fn gather(&self, round: &mut Round) -> Option<Gathered> {
+        let mut deadline = None;
         let mut state = lock(&self.queue.state);
         while state.gatherer {
             state = wait(&self.queue.resting, state);
@@ -622,18 +685,22 @@ impl Flusher {
                 return None;
             }
             let is_enough = if state.syncing { self.round_bytes } else { PROMPT_BYTES.min(self.round_bytes) };
-            if !state.work.is_empty() && round.bytes < is_enough {
+            let gathered = &mut round.gathered;
+            if !state.work.is_empty() && gathered.bytes < is_enough {
                 let mut taken = Vec::new();
                 while let Some(work) = state.work.front_mut() {
                     // a record that alone is larger makes a round of its own
-                    let is_over = round.bytes + work.bytes > self.round_bytes || round.bytes >= is_enough;
-                    if round.bytes > 0 && is_over {
+                    let is_over =
+                        gathered.bytes + work.bytes > self.round_bytes || gathered.bytes >= is_enough;
+                    if gathered.bytes > 0 && is_over {
                         break;
                     }
                     let work = work.split_off_front(self.round_bytes).or_else(|| state.work.pop_front());
-                    let bytes = work.as_ref().map_or(0, |work| work.bytes);
-                    round.bytes += bytes;
+                    let (bytes, entries) = work.as_ref().map_or((0, 0), |work| (work.bytes, work.entries()));
+                    gathered.bytes += bytes;
+                    gathered.entries += entries;
                     state.bytes -= bytes;
+                    state.entries -= entries;
                     taken.extend(work);
                 }
                 if !taken.is_empty() {
@@ -643,16 +710,29 @@ impl Flusher {
                     continue;
                 }
             }
-            if round.bytes > 0 && !state.syncing {
+            if gathered.bytes > 0 && !state.syncing {
+                let missing = state.pace.missing(gathered);
+                if missing > 0 && !state.stopping {
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + state.pace.patience);
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if !left.is_zero() {
+                        state.wanted = missing;
+                        state.gatherer_waits = true;
+                        state = wait_for(&self.queue.gathering, state, left);
+                        state.gatherer_waits = false;
+                        state.wanted = 0;
+                        continue;
+                    }
+                }
                 state.syncing = true;
                 state.gatherer = false;
                 // whoever rests is woken by the next work
                 if !state.work.is_empty() {
                     self.queue.resting.notify_one();
                 }
-                return Some(std::mem::take(&mut round.bytes));
+                return Some(std::mem::take(gathered));
             }
-            if state.stopping && round.bytes == 0 {
+            if state.stopping && gathered.bytes == 0 {
                 state.gatherer = false;
                 self.queue.resting.notify_all();
                 return None;
@@ -1052,4 +1132,44 @@ fn wait_for<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>, at_most: Durat
 
 fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condition.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: usize = 16 << 10;
+
+    fn missing(pace: &Pace, entries: usize) -> usize {
+        pace.missing(&Gathered { bytes: entries * BATCH, entries })
+    }
+
+    #[test]
+    fn a_round_waits_for_those_that_the_one_before_answered() {
+        let mut pace = Pace::default();
+        let took = Duration::from_micros(90);
+        pace.synced(1, 0, took);
+        assert_eq!(missing(&pace, 1), 0, "a producer alone never waits");
+        // two and two in turn
+        pace.synced(2, 2, took);
+        assert_eq!((missing(&pace, 2), missing(&pace, 4)), (2, 0));
+        assert_eq!(pace.patience, took);
+        pace.synced(3, 0, 20 * PATIENCE);
+        assert_eq!(missing(&pace, 3), 0, "who did not come in time is not waited for again");
+        assert_eq!(pace.patience, PATIENCE);
+        // all of them go away but one
+        pace.synced(1, 0, took);
+        pace.synced(1, 0, took);
+        assert_eq!(missing(&pace, 1), 0);
+    }
+
+    #[test]
+    fn a_round_with_enough_waits_for_nobody() {
+        let mut pace = Pace::default();
+        pace.synced(FEW_ENTRIES, 0, PATIENCE);
+        assert_eq!(pace.missing(&Gathered { bytes: 100, entries: 1 }), FEW_ENTRIES - 1);
+        assert_eq!(pace.missing(&Gathered { bytes: EARLY_BYTES, entries: 1 }), 0, "the sync is worth it");
+        pace.synced(FEW_ENTRIES, 1, PATIENCE);
+        assert_eq!(missing(&pace, 1), 0, "the next round finds enough");
+    }
 }
