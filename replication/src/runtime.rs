@@ -6,7 +6,7 @@
 //! produce to many partitions: [`WatchSender`] has one list.
 
 use std::{
-    fmt, mem,
+    mem,
     ops::Deref,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -130,18 +130,6 @@ impl<T> Deref for WatchRef<'_, T> {
 
     fn deref(&self) -> &T {
         &self.0.value
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for WatchRef<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
-
-impl<T: fmt::Display> fmt::Display for WatchRef<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
     }
 }
 
