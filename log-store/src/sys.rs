@@ -1,4 +1,4 @@
-//! What the system offers in C alone: maps of log files, the handler of SIGBUS, writing back; and the only `unsafe` code of
+//! What the system offers in C alone: maps of log files, pages, the handler of SIGBUS, writing back; and the only `unsafe` code of
 //! the project.
 //!
 //! A map gives out [`Bytes`] that keep it alive: whoever holds a slice holds the pages behind it, also when the file's
@@ -8,10 +8,18 @@
 
 #![expect(unsafe_code, reason = "calls of the system; all unsafe code of the project is in this file")]
 
-use std::{fs::File, io, mem::MaybeUninit, ops::Range, os::fd::AsRawFd, ptr};
+use std::{
+    alloc::{Layout, handle_alloc_error},
+    fs::File,
+    io,
+    mem::MaybeUninit,
+    ops::Range,
+    os::fd::AsRawFd,
+    ptr,
+};
 
 use bytes::Bytes;
-use memmap2::{Advice, Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use rustix::{
     fs::{Mode, OFlags},
     io::retry_on_intr,
@@ -45,6 +53,22 @@ pub(crate) fn map(file: &File, range: Range<u64>) -> io::Result<Bytes> {
     // A fault reads the page that is needed, not a window of megabytes around it.
     map.advise(Advice::Random)?;
     Ok(Bytes::from_owner(MappedRange(map)))
+}
+
+/// The usual size of a huge page.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
+
+/// Zeroed memory that begins with a page and is resident as far as it is used: in huge pages, where it is that large and
+/// the system has them. A direct write takes its memory page by page, and so is the cheaper the larger they are.
+pub(crate) fn pages(bytes: usize) -> MmapMut {
+    let Ok(pages) = MmapMut::map_anon(bytes) else {
+        handle_alloc_error(Layout::array::<u8>(bytes).unwrap_or(Layout::new::<u8>()));
+    };
+    if bytes >= HUGE_PAGE {
+        // without them it is slower, and that is all
+        let _ = pages.advise(Advice::HugePage);
+    }
+    pages
 }
 
 /// Has the dirty pages of `range` written to the disk, and waits for it. Makes nothing durable.

@@ -42,6 +42,7 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes};
+use memmap2::MmapMut;
 use uuid::Uuid;
 
 use crate::{
@@ -49,6 +50,7 @@ use crate::{
     batch::HEADER_BYTES,
     disk::{Access, DIRECT_ALIGNMENT, Disk, DiskFile, temporary_name},
     recovery::Mutation,
+    sys,
 };
 
 /// Magic and version of a round.
@@ -357,10 +359,9 @@ pub(crate) fn take_optional(bytes: &mut Bytes) -> Option<Option<LogId>> {
 /// its CRC goes along, so that closing it costs next to nothing. Reused for round after round.
 pub struct RoundBuilder {
     salt: u64,
-    /// Zeroed when allocated; the aligned part begins at `start`.
-    buffer: Vec<u8>,
-    start: usize,
-    /// Bytes used behind `start`, the header's 32 included.
+    /// Pages of its own, so that a direct write takes them.
+    buffer: MmapMut,
+    /// Bytes used, the header's 32 included.
     len: usize,
     /// Bytes of them that `crc` covers.
     summed: usize,
@@ -374,21 +375,18 @@ impl std::fmt::Debug for RoundBuilder {
 }
 
 impl RoundBuilder {
-    /// Memory of a fresh builder.
-    const INITIAL: usize = 1 << 20;
+    /// Memory of a fresh builder: small, for most nodes have little to do.
+    const INITIAL: usize = 256 << 10;
 
     /// An empty round of the writer with this salt.
     pub fn new(salt: u64) -> Self {
-        let mut builder = Self {
+        Self {
             salt,
-            buffer: Vec::new(),
-            start: 0,
+            buffer: sys::pages(Self::INITIAL),
             len: ROUND_HEADER,
             summed: ROUND_HEADER,
             crc: salted(salt),
-        };
-        builder.allocate(Self::INITIAL);
-        builder
+        }
     }
 
     /// Whether nothing was pushed.
@@ -410,10 +408,12 @@ impl RoundBuilder {
     pub fn push(&mut self, record: &WalRecord) {
         let begin = self.len;
         let end = begin + record.encoded_len();
-        if self.start + end.next_multiple_of(BLOCK) > self.buffer.len() {
-            self.allocate(end.next_power_of_two().max(Self::INITIAL));
+        if end.next_multiple_of(BLOCK) > self.buffer.len() {
+            let mut buffer = sys::pages(end.next_power_of_two().max(sys::HUGE_PAGE));
+            buffer[..begin].copy_from_slice(&self.buffer[..begin]);
+            self.buffer = buffer;
         }
-        record.encode(&mut self.buffer[self.start + begin..self.start + end]);
+        record.encode(&mut self.buffer[begin..end]);
         self.len = end;
         // summed in pieces that are still in the processor's cache, and not per small record
         if self.len - self.summed >= 64 << 10 {
@@ -427,30 +427,20 @@ impl RoundBuilder {
         self.summed = ROUND_HEADER;
         self.crc = salted(self.salt);
         if self.buffer.len() > 2 * ROUND_BYTES {
-            self.allocate(Self::INITIAL);
+            self.buffer = sys::pages(Self::INITIAL);
         }
     }
 
     fn sum(&mut self) {
-        self.crc.update(&self.buffer[self.start + self.summed..self.start + self.len]);
+        self.crc.update(&self.buffer[self.summed..self.len]);
         self.summed = self.len;
-    }
-
-    fn allocate(&mut self, bytes: usize) {
-        let mut buffer = vec![0; bytes + BLOCK];
-        let start = buffer.as_ptr().align_offset(BLOCK);
-        buffer[start..start + self.len.min(bytes)].copy_from_slice(
-            self.buffer.get(self.start..self.start + self.len.min(bytes)).unwrap_or(&[0; ROUND_HEADER]),
-        );
-        self.buffer = buffer;
-        self.start = start;
     }
 
     /// Writes header and padding; returns the bytes for the file.
     fn seal(&mut self, number: u64) -> &[u8] {
         self.sum();
         let padded = self.padded_len();
-        let round = &mut self.buffer[self.start..self.start + padded];
+        let round = &mut self.buffer[..padded];
         round[self.len..].fill(0);
         let mut header = &mut round[..ROUND_HEADER];
         header.put_slice(&MAGIC);
@@ -460,7 +450,7 @@ impl RoundBuilder {
         let mut crc = self.crc.clone();
         crc.update(&round[..28]);
         (&mut round[28..ROUND_HEADER]).put_u32(crc.finalize());
-        &self.buffer[self.start..self.start + padded]
+        &self.buffer[..padded]
     }
 }
 
