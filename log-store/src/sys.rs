@@ -1,5 +1,5 @@
-//! What the system offers in C alone: maps of log files, pages, the handler of SIGBUS, writing back; and the only `unsafe` code of
-//! the project.
+//! What the system offers in C alone: maps of log files, pages, the handler of SIGBUS, writing back; and the only `unsafe`
+//! code of the project.
 //!
 //! A map gives out [`Bytes`] that keep it alive: whoever holds a slice holds the pages behind it, also when the file's
 //! name is gone. Unlinking a mapped file is safe on Linux; cutting it is not. Hence the rule that makes this module
