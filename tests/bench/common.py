@@ -22,12 +22,15 @@ def arguments(doc, **defaults):
 
 
 def fill_page_cache(dir):
-    """A virtual machine's host may take free pages back, and then the first touch of each costs more than all that is measured."""
+    """A virtual machine's host may take free pages back, and then the first touch of each costs more than all that is measured.
+    Returns the file in `dir` that fills it."""
     free = int(re.search(r"^MemFree: +(\d+)", open("/proc/meminfo").read(), re.M).group(1)) >> 10
-    with open(f"{dir}/fill", "wb") as file:
+    filled = f"{dir}/fill"
+    with open(filled, "wb") as file:
         for _ in range(free):
             file.write(bytes(1 << 20))
         os.fsync(file)
+    return filled
 
 
 class Server:
