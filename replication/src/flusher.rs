@@ -10,7 +10,7 @@
 //! Two threads take turns: one gathers round k+1 while the other syncs round k, and who has gathered a round goes on to
 //! sync it. So a single batch on an idle node costs one wake, and a busy node never waits for a thread to be handed
 //! something. Segment bytes are written before the round, but only into the page cache: until its round is durable
-//! nothing of it is promised. A round waits a moment for the producers that the round before answered, see `Pace`.
+//! nothing of it is promised. A round waits a moment for the producers that the round before answered, see `queue`.
 //!
 //! The *shadow* is the durable state of every group as of the last complete round; a checkpoint is the shadow written
 //! out, with what the running partitions know of commits, never above its own end (durability rule 4).
@@ -19,12 +19,14 @@
 //! recovery decides at the next start what was promised (durability rule 6). An error of a write into a segment stops that
 //! group alone.
 
+mod queue;
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     fmt,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard,
+        Arc, Condvar, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -44,161 +46,20 @@ use tokio::sync::oneshot;
 use crate::{
     Partition,
     entry::TypeConfig,
-    files::{DiskWork, Files, Job},
+    files::{Files, Job},
     lane::Lane,
     lock,
     space::Space,
 };
 
-/// What a group hands over.
-pub(crate) struct Work {
-    lane: usize,
-    bytes: usize,
-    kind: Kind,
-}
-
-enum Kind {
-    Append {
-        partition: Arc<Partition>,
-        writes: Vec<QueuedWrite>,
-        last: LogId,
-        next_offset: i64,
-        /// Comes with the last entry; one that is durable says so of all before it.
-        callback: Option<IOFlushed<TypeConfig>>,
-    },
-    Record {
-        record: WalRecord,
-        after: AfterDurable,
-    },
-    /// Nothing but a place in the queue.
-    Barrier(oneshot::Sender<()>),
-}
-
-/// What is done once a record is durable.
-pub(crate) enum AfterDurable {
-    /// Nothing.
-    Nothing,
-    /// Somebody waits for it.
-    Tell(oneshot::Sender<()>),
-    /// The files are cut to the log's end, unsynced, before it counts as done (durability rule 3).
-    CutFiles(Arc<Partition>, oneshot::Sender<()>),
-    /// Files go before it counts as done: the next append may use their names again (durability rule 5).
-    Remove(Vec<PathBuf>, oneshot::Sender<()>),
-    /// A worker unlinks the files, listed when the record was queued (durability rule 5).
-    Unlink(Vec<PathBuf>),
-    /// A worker does this.
-    Then(DiskWork),
-}
-
-impl fmt::Debug for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Append { partition, last, .. } => write!(f, "append to {partition:?} up to {last:?}"),
-            Kind::Record { record, .. } => write!(f, "{record:?}"),
-            Kind::Barrier(_) => f.write_str("a barrier"),
-        }
-    }
-}
-
-impl Work {
-    /// Entries that are in the log's memory.
-    pub(crate) fn append(
-        partition: Arc<Partition>,
-        writes: Vec<QueuedWrite>,
-        last: LogId,
-        next_offset: i64,
-        callback: IOFlushed<TypeConfig>,
-    ) -> Self {
-        let bytes = writes.iter().map(write_bytes).sum();
-        let callback = Some(callback);
-        Self { lane: 0, bytes, kind: Kind::Append { partition, writes, last, next_offset, callback } }
-    }
-
-    /// Takes entries off the front, at least one, where all of them (openraft makes one append of many) are more than a
-    /// round takes.
-    fn split_off_front(&mut self, round_bytes: usize) -> Option<Self> {
-        let Kind::Append { partition, writes, .. } = &mut self.kind else { return None };
-        if self.bytes <= round_bytes || writes.len() < 2 {
-            return None;
-        }
-        let mut bytes = write_bytes(&writes[0]);
-        let mut count = 1;
-        while count < writes.len() - 1 && bytes + write_bytes(&writes[count]) <= round_bytes {
-            bytes += write_bytes(&writes[count]);
-            count += 1;
-        }
-        let front: Vec<QueuedWrite> = writes.drain(..count).collect();
-        let (last, next_offset) = match front.last()? {
-            QueuedWrite::Control { log_id, offset, .. } => (*log_id, *offset),
-            QueuedWrite::Batch { log_id, batch, .. } => (*log_id, batch.next_offset()),
-        };
-        self.bytes -= bytes;
-        let partition = Arc::clone(partition);
-        let kind = Kind::Append { partition, writes: front, last, next_offset, callback: None };
-        Some(Self { lane: self.lane, bytes, kind })
-    }
-
-    /// Anything else.
-    pub(crate) fn record(record: WalRecord, after: AfterDurable) -> Self {
-        Self { lane: 0, bytes: record.encoded_len(), kind: Kind::Record { record, after } }
-    }
-
-    /// Told once everything queued before is durable.
-    pub(crate) fn barrier(sender: oneshot::Sender<()>) -> Self {
-        Self { lane: 0, bytes: 1, kind: Kind::Barrier(sender) }
-    }
-
-    /// About what it takes in a round.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// How many entries it appends.
-    fn entries(&self) -> usize {
-        match &self.kind {
-            Kind::Append { writes, .. } => writes.len(),
-            Kind::Record { .. } | Kind::Barrier(_) => 0,
-        }
-    }
-
-    /// The lane to which the answer goes.
-    pub(crate) fn of_lane(mut self, lane: usize) -> Self {
-        self.lane = lane;
-        self
-    }
-}
+pub(crate) use self::queue::{AfterDurable, Queue, Work};
+use self::queue::{Kind, RECORD_BYTES, wait, wait_for, write_bytes};
 
 /// Times of syncs that are kept for whoever asks: a minute's worth.
 const SYNC_TIMES: usize = 1 << 16;
 
-/// So much work is encoded while the round before is being synced.
-const EARLY_BYTES: usize = 64 << 10;
-
-/// So much is synced at once where no other round is: what comes meanwhile is gathered beside it. Large batches would
-/// go in lockstep otherwise, where each round takes all that producers have on their way, and all of them wait for it.
-const PROMPT_BYTES: usize = 1 << 20;
-
-/// A round waits no longer than this for the producers it expects: about the time that an answer needs to a producer on
-/// this machine, and the next batch from it.
-const PATIENCE: Duration = Duration::from_micros(150);
-
-/// Where more entries than these are on their way together nobody is waited for: a round finds enough of them.
-const FEW_ENTRIES: usize = 8;
-
 /// So long after a file of the ring or a checkpoint could not be made the next one is tried.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-
-/// What an entry takes in a round besides its bytes, at most.
-const RECORD_BYTES: usize = 48;
-
-/// About what an entry takes in a round.
-fn write_bytes(write: &QueuedWrite) -> usize {
-    RECORD_BYTES
-        + match write {
-            QueuedWrite::Control { payload, .. } => payload.len(),
-            QueuedWrite::Batch { batch, .. } => batch.size(),
-        }
-}
 
 /// What is told on the lane once a round is durable.
 pub(crate) enum Finished {
@@ -243,108 +104,6 @@ impl Finished {
             // whoever waited may be gone
             Self::Tell(sender) => _ = sender.send(()),
         }
-    }
-}
-
-/// The queue between the lanes and the flusher's threads.
-#[derive(Default)]
-pub(crate) struct Queue {
-    state: Mutex<QueueState>,
-    /// For the thread that gathers: more work, or the round before is durable.
-    gathering: Condvar,
-    /// For the thread that does not: there is nobody who gathers.
-    resting: Condvar,
-    queued_bytes: AtomicU64,
-}
-
-#[derive(Default)]
-struct QueueState {
-    work: VecDeque<Work>,
-    /// Of `work`.
-    bytes: usize,
-    /// Of `work`.
-    entries: usize,
-    pace: Pace,
-    /// So many entries the gatherer waits for before it syncs its round; 0 if it does not.
-    wanted: usize,
-    /// A thread has the gatherer's role.
-    gatherer: bool,
-    /// It waits for work or for the round before.
-    gatherer_waits: bool,
-    /// A round is being written and synced.
-    syncing: bool,
-    stopping: bool,
-    /// A write or a sync failed: nothing is done any more.
-    dead: bool,
-}
-
-/// How many entries are on their way together, as far as rounds tell, and how long a round waits for them.
-///
-/// Producers that wait for each answer come back just after it. Where a sync is about as fast as they are, a round that
-/// takes what is there finds half of them, and the next the other half: twice the syncs. So a small round waits for as
-/// many entries as there were before, no longer than the last sync took: if they do not come, that at most doubles its
-/// time, and fewer are expected.
-#[derive(Debug, Default)]
-struct Pace {
-    expected: usize,
-    patience: Duration,
-}
-
-impl Pace {
-    /// A round of so many entries was answered, and meanwhile so many were queued.
-    fn synced(&mut self, entries: usize, queued: usize, took: Duration) {
-        let together = entries + queued;
-        self.expected = together.max(usize::midpoint(self.expected, together));
-        self.patience = took.min(PATIENCE);
-    }
-
-    /// How many more entries a round that has so much waits for.
-    fn missing(&self, gathered: &Gathered) -> usize {
-        if self.expected > FEW_ENTRIES || gathered.bytes >= EARLY_BYTES {
-            return 0;
-        }
-        self.expected.saturating_sub(gathered.entries)
-    }
-}
-
-impl fmt::Debug for Queue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue").field("queued_bytes", &self.queued_bytes).finish_non_exhaustive()
-    }
-}
-
-impl Queue {
-    /// Adds work, in order.
-    pub(crate) fn submit(&self, work: Vec<Work>) {
-        if work.is_empty() {
-            return;
-        }
-        let bytes: usize = work.iter().map(|work| work.bytes).sum();
-        self.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        let mut state = lock(&self.state);
-        if state.dead {
-            // dropping it tells nobody anything, and nothing may be acknowledged
-            return;
-        }
-        state.entries += work.iter().map(Work::entries).sum::<usize>();
-        state.work.extend(work);
-        state.bytes += bytes;
-        // The thread that syncs looks for work next, and one that waits for entries does when they are there. Only much
-        // work is worth encoding meanwhile: waking a thread for a little costs more than it saves, and its round would
-        // be as long.
-        if (state.syncing || state.entries < state.wanted) && state.bytes < EARLY_BYTES {
-            return;
-        }
-        if state.gatherer_waits {
-            self.gathering.notify_one();
-        } else if !state.gatherer {
-            self.resting.notify_one();
-        }
-    }
-
-    /// Bytes queued and not yet durable.
-    pub(crate) fn queued_bytes(&self) -> u64 {
-        self.queued_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -477,14 +236,6 @@ struct Round {
     /// The entry of `finished` that answers a group's appends.
     answers: HashMap<ReplicaId, usize>,
     after: Vec<(usize, AfterDurable)>,
-    gathered: Gathered,
-}
-
-/// What of the queue is in a round.
-#[derive(Default)]
-struct Gathered {
-    bytes: usize,
-    entries: usize,
 }
 
 impl Round {
@@ -495,7 +246,6 @@ impl Round {
             finished: Vec::new(),
             answers: HashMap::new(),
             after: Vec::new(),
-            gathered: Gathered::default(),
         }
     }
 }
@@ -594,17 +344,12 @@ impl Flusher {
 
     /// Makes what is queued durable, writes a checkpoint, and ends the threads.
     pub(crate) fn stop(self: &Arc<Self>) {
-        {
-            let mut state = lock(&self.queue.state);
-            state.stopping = true;
-            self.queue.gathering.notify_all();
-            self.queue.resting.notify_all();
-        }
+        self.queue.stop();
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             // a thread that panicked has said so
             let _ = thread.join();
         }
-        if lock(&self.queue.state).dead {
+        if self.queue.is_ended() {
             self.files.stop();
             return;
         }
@@ -624,13 +369,7 @@ impl Flusher {
     /// Ends at once, as a killed process does: what is queued is lost, and nothing is checkpointed.
     #[cfg(test)]
     pub(crate) fn abandon(&self) {
-        {
-            let mut state = lock(&self.queue.state);
-            state.dead = true;
-            state.work.clear();
-            self.queue.gathering.notify_all();
-            self.queue.resting.notify_all();
-        }
+        self.queue.end();
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             thread.join().unwrap();
         }
@@ -644,102 +383,18 @@ impl Flusher {
     fn run(self: Arc<Self>) {
         let _indispensable = Indispensable(Arc::clone(&self.faults.fatal));
         let mut round = Round::new(lock(&self.durable).wal.builder());
-        while let Some(gathered) = self.gather(&mut round) {
+        while let Some(gathered) = self.queue.gather(self.round_bytes, |work| self.encode(work, &mut round)) {
             let begun = Instant::now();
-            let result = self.sync(&mut round);
-            let took = begun.elapsed();
-            let mut state = lock(&self.queue.state);
-            state.syncing = false;
-            let queued = state.entries;
-            state.pace.synced(gathered.entries, queued, took);
-            self.queue.queued_bytes.fetch_sub(gathered.bytes as u64, Ordering::Relaxed);
-            if !matches!(result, Ok(true)) {
-                state.dead = true;
-                state.work.clear();
-                self.queue.gathering.notify_all();
-                self.queue.resting.notify_all();
-                drop(state);
-                if let Err(error) = result {
-                    (self.faults.fatal)(&error);
-                }
-                return;
-            }
-            if state.gatherer_waits {
-                self.queue.gathering.notify_one();
-            }
-        }
-    }
-
-    /// Gathers a round until the one before it is durable. `None` when there is nothing more to do, ever.
-    fn gather(&self, round: &mut Round) -> Option<Gathered> {
-        let mut deadline = None;
-        let mut state = lock(&self.queue.state);
-        while state.gatherer {
-            state = wait(&self.queue.resting, state);
-        }
-        state.gatherer = true;
-        loop {
-            if state.dead {
-                state.gatherer = false;
-                self.queue.resting.notify_all();
-                return None;
-            }
-            let is_enough = if state.syncing { self.round_bytes } else { PROMPT_BYTES.min(self.round_bytes) };
-            let gathered = &mut round.gathered;
-            if !state.work.is_empty() && gathered.bytes < is_enough {
-                let mut taken = Vec::new();
-                while let Some(work) = state.work.front_mut() {
-                    // a record that alone is larger makes a round of its own
-                    let is_over =
-                        gathered.bytes + work.bytes > self.round_bytes || gathered.bytes >= is_enough;
-                    if gathered.bytes > 0 && is_over {
-                        break;
+            match self.sync(&mut round) {
+                Ok(true) => self.queue.synced(&gathered, begun.elapsed()),
+                result => {
+                    self.queue.end();
+                    if let Err(error) = result {
+                        (self.faults.fatal)(&error);
                     }
-                    let work = work.split_off_front(self.round_bytes).or_else(|| state.work.pop_front());
-                    let (bytes, entries) = work.as_ref().map_or((0, 0), |work| (work.bytes, work.entries()));
-                    gathered.bytes += bytes;
-                    gathered.entries += entries;
-                    state.bytes -= bytes;
-                    state.entries -= entries;
-                    taken.extend(work);
-                }
-                if !taken.is_empty() {
-                    drop(state);
-                    self.encode(taken, round);
-                    state = lock(&self.queue.state);
-                    continue;
+                    return;
                 }
             }
-            if gathered.bytes > 0 && !state.syncing {
-                let missing = state.pace.missing(gathered);
-                if missing > 0 && !state.stopping {
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + state.pace.patience);
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if !left.is_zero() {
-                        state.wanted = missing;
-                        state.gatherer_waits = true;
-                        state = wait_for(&self.queue.gathering, state, left);
-                        state.gatherer_waits = false;
-                        state.wanted = 0;
-                        continue;
-                    }
-                }
-                state.syncing = true;
-                state.gatherer = false;
-                // whoever rests is woken by the next work
-                if !state.work.is_empty() {
-                    self.queue.resting.notify_one();
-                }
-                return Some(std::mem::take(gathered));
-            }
-            if state.stopping && gathered.bytes == 0 {
-                state.gatherer = false;
-                self.queue.resting.notify_all();
-                return None;
-            }
-            state.gatherer_waits = true;
-            state = wait(&self.queue.gathering, state);
-            state.gatherer_waits = false;
         }
     }
 
@@ -884,7 +539,7 @@ impl Flusher {
         durable.wal.write_overtaking(&mut round.builder)?;
         let written = std::mem::replace(round, Round::new(durable.wal.builder()));
         lock(&self.overtaken).push(written);
-        if !lock(&self.queue.state).work.is_empty() {
+        if !self.queue.is_empty() {
             return Ok(());
         }
         durable.wal.sync()?;
@@ -925,7 +580,7 @@ impl Flusher {
                 // the ring does not grow, and only a checkpoint gives a file of it back, due or not
                 self.begin_checkpoint(&mut durable);
             }
-            if durable.checkpoint_after.is_some() && lock(&self.queue.state).stopping {
+            if durable.checkpoint_after.is_some() && self.queue.is_stopping() {
                 // the disk is full: what waits was never acknowledged
                 return Ok(false);
             }
@@ -1123,53 +778,5 @@ fn wal_record(replica: ReplicaId, write: &QueuedWrite) -> WalRecord {
             position: *position,
             batch: batch.clone(),
         },
-    }
-}
-
-fn wait_for<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>, at_most: Duration) -> MutexGuard<'a, T> {
-    condition.wait_timeout(guard, at_most).unwrap_or_else(|poisoned| poisoned.into_inner()).0
-}
-
-fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condition.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BATCH: usize = 16 << 10;
-
-    fn missing(pace: &Pace, entries: usize) -> usize {
-        pace.missing(&Gathered { bytes: entries * BATCH, entries })
-    }
-
-    #[test]
-    fn a_round_waits_for_those_that_the_one_before_answered() {
-        let mut pace = Pace::default();
-        let took = Duration::from_micros(90);
-        pace.synced(1, 0, took);
-        assert_eq!(missing(&pace, 1), 0, "a producer alone never waits");
-        // two and two in turn
-        pace.synced(2, 2, took);
-        assert_eq!((missing(&pace, 2), missing(&pace, 4)), (2, 0));
-        assert_eq!(pace.patience, took);
-        pace.synced(3, 0, 20 * PATIENCE);
-        assert_eq!(missing(&pace, 3), 0, "who did not come in time is not waited for again");
-        assert_eq!(pace.patience, PATIENCE);
-        // all of them go away but one
-        pace.synced(1, 0, took);
-        pace.synced(1, 0, took);
-        assert_eq!(missing(&pace, 1), 0);
-    }
-
-    #[test]
-    fn a_round_with_enough_waits_for_nobody() {
-        let mut pace = Pace::default();
-        pace.synced(FEW_ENTRIES, 0, PATIENCE);
-        assert_eq!(pace.missing(&Gathered { bytes: 100, entries: 1 }), FEW_ENTRIES - 1);
-        assert_eq!(pace.missing(&Gathered { bytes: EARLY_BYTES, entries: 1 }), 0, "the sync is worth it");
-        pace.synced(FEW_ENTRIES, 1, PATIENCE);
-        assert_eq!(missing(&pace, 1), 0, "the next round finds enough");
     }
 }
