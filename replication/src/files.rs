@@ -25,7 +25,7 @@ use log_store::{
 use crate::{
     Partition,
     flusher::{Fatal, Indispensable},
-    lock,
+    lock, wait,
 };
 
 /// Bytes that the node writes between a segment's first unsynced byte and its sync. Each sync of a file that grew costs a commit of the file
@@ -232,7 +232,7 @@ impl Files {
         loop {
             let mut syncing = lock(&self.syncing);
             while !syncing.is_due() {
-                syncing = self.sync.wait(syncing).unwrap_or_else(|poisoned| poisoned.into_inner());
+                syncing = wait(&self.sync, syncing);
             }
             if let Some(request) = syncing.request.take() {
                 let dirty: Vec<Arc<Segment>> = syncing.dirty.drain(..).map(|(segment, _)| segment).collect();
@@ -286,7 +286,7 @@ impl Files {
                 if jobs.stopping {
                     return;
                 }
-                jobs = self.job.wait(jobs).unwrap_or_else(|poisoned| poisoned.into_inner());
+                jobs = wait(&self.job, jobs);
             };
             drop(jobs);
             match job {

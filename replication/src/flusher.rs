@@ -50,10 +50,11 @@ use crate::{
     lane::Lane,
     lock,
     space::Space,
+    wait, wait_for,
 };
 
 pub(crate) use self::queue::{AfterDurable, Queue, Work};
-use self::queue::{Kind, RECORD_BYTES, wait, wait_for, write_bytes};
+use self::queue::{Kind, RECORD_BYTES, write_bytes};
 
 /// Times of syncs that are kept for whoever asks: a minute's worth.
 const SYNC_TIMES: usize = 1 << 16;

@@ -44,7 +44,10 @@ mod test_disk;
 mod tests;
 mod transport;
 
-use std::sync::{Mutex, MutexGuard};
+use std::{
+    sync::{Condvar, Mutex, MutexGuard},
+    time::Duration,
+};
 
 pub use completion::{Acks, AppendResult, Appended, Completion, CompletionQueue};
 pub use error::ReplicationError;
@@ -57,4 +60,14 @@ pub use space::DiskSpace;
 /// Locks; a panic of another thread while it held the lock does not spread through it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Waits for the condition; a panic does not spread either.
+fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condition.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// The same, at most so long.
+fn wait_for<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>, at_most: Duration) -> MutexGuard<'a, T> {
+    condition.wait_timeout(guard, at_most).unwrap_or_else(|poisoned| poisoned.into_inner()).0
 }

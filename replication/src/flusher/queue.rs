@@ -8,7 +8,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard,
+        Arc, Condvar, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use log_store::{LogId, log::QueuedWrite, wal::WalRecord};
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
 
-use crate::{Partition, entry::TypeConfig, files::DiskWork, lock};
+use crate::{Partition, entry::TypeConfig, files::DiskWork, lock, wait, wait_for};
 
 /// What a group hands over.
 pub(crate) struct Work {
@@ -396,17 +396,6 @@ impl Queue {
 pub(super) struct Gathered {
     bytes: usize,
     entries: usize,
-}
-pub(super) fn wait_for<'a, T>(
-    condition: &Condvar,
-    guard: MutexGuard<'a, T>,
-    at_most: Duration,
-) -> MutexGuard<'a, T> {
-    condition.wait_timeout(guard, at_most).unwrap_or_else(|poisoned| poisoned.into_inner()).0
-}
-
-pub(super) fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condition.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 #[cfg(test)]
