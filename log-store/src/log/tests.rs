@@ -773,6 +773,20 @@ fn the_tail_is_read_before_and_after_it_is_written() {
     assert_eq!((slices, &written), (1, &unwritten), "contiguous batches are one slice");
 }
 
+/// A consumer that is behind reads what may have to come from the disk, also where its ends are in memory.
+#[test]
+fn what_lies_before_the_tail_is_sent_from_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::new(dir.path(), LogConfig::default());
+    for time in 0..12 {
+        node.append(&[100 + time], 100 << 10);
+    }
+    node.flush(12, false);
+    let read = node.log.read(0, 150 << 10, true, node.next_offset(), Waiting::Never).unwrap();
+    assert!(matches!(read.slices[..], [LogSlice::File { position: 0, .. }]), "{read:?}");
+    assert_eq!(read.bytes, node.bytes(&read).len());
+}
+
 /// Old clients are to be kept from zstd without a look at every header that is sent.
 #[test]
 fn appends_know_whether_a_segment_may_hold_zstd() {
