@@ -165,17 +165,24 @@ impl Checkpoint {
 }
 
 /// Makes the segments with bytes of rounds up to the captured one durable, and the names of partition directories
-/// in the data directory: what a checkpoint needs before it may be written.
+/// in the data directory: what a checkpoint needs before it may be written. `before_sync` hears of each segment that is
+/// about to be synced.
 ///
 /// # Errors
 /// [`LogStoreError::Io`], final (durability rule 6).
-pub fn sync_segments(disk: &dyn Disk, data: &Path, dirty: &[Arc<Segment>]) -> Result<(), LogStoreError> {
+pub fn sync_segments(
+    disk: &dyn Disk,
+    data: &Path,
+    dirty: &[Arc<Segment>],
+    before_sync: impl Fn(&Segment) -> Result<(), LogStoreError>,
+) -> Result<(), LogStoreError> {
     if dirty.len() > SYNCED_ALONE {
+        dirty.iter().try_for_each(|segment| before_sync(segment))?;
         // even a sync of a clean file costs a flush of the disk's cache: 1,000 of them took five seconds
         dirty.iter().for_each(|segment| segment.mark_clean());
         return disk.sync_file_system(data).map_err(LogStoreError::io("sync", data));
     }
-    dirty.iter().try_for_each(|segment| segment.sync())?;
+    dirty.iter().try_for_each(|segment| before_sync(segment).and_then(|()| segment.sync()))?;
     disk.sync_dir(data).map_err(LogStoreError::io("sync", data))
 }
 

@@ -66,9 +66,6 @@ pub enum Access {
 /// Alignment of positions, lengths and buffers of a file opened with [`Access::Direct`].
 pub const DIRECT_ALIGNMENT: usize = 4096;
 
-/// Bytes of a piece that [`DiskFile::write_back`] hands to the disk: half a millisecond's work of a fast one.
-const WRITE_BACK_BYTES: usize = 1 << 20;
-
 /// What will be done with a range of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
@@ -187,9 +184,8 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     /// Those of the system; final, see the module's documentation.
     fn sync(&self) -> io::Result<()>;
 
-    /// Hands what was written in `range` to the disk piece by piece, each once the one before is there, so that whoever else
-    /// writes waits for one piece and not for all that a sync would hand over at once. Makes nothing durable: a sync that
-    /// follows has less to do. Where the disk is simulated there is nothing to hand over.
+    /// Hands what was written in `range` to the disk, and waits until it is there. Makes nothing durable: a sync that follows
+    /// has less to do. Where the disk is simulated there is nothing to hand over.
     ///
     /// # Errors
     /// Those of the system; as final as those of [`DiskFile::sync`], which would not see them again.
@@ -444,15 +440,11 @@ impl DiskFile for RealFile {
     }
 
     fn write_back(&self, range: Range<u64>) -> io::Result<()> {
-        for start in range.clone().step_by(WRITE_BACK_BYTES) {
-            let piece = start..range.end.min(start + WRITE_BACK_BYTES as u64);
-            match sys::write_back(&self.file, &piece) {
-                // a file system without it writes at the sync
-                Err(error) if is(&error, Errno::NOSYS) || is(&error, Errno::SPIPE) => return Ok(()),
-                written => written?,
-            }
+        match sys::write_back(&self.file, &range) {
+            // a file system without it writes at the sync
+            Err(error) if is(&error, Errno::NOSYS) || is(&error, Errno::SPIPE) => Ok(()),
+            written => written,
         }
-        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

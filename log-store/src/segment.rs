@@ -426,11 +426,39 @@ impl Segment {
         Ok(())
     }
 
+    /// How much a sync would have to hand to the disk.
+    pub fn unsynced_bytes(&self) -> u64 {
+        let unsynced = lock(&self.unsynced);
+        unsynced.end - unsynced.start
+    }
+
+    /// Hands up to `bytes` of what is unsynced to the disk and waits until they are there; returns how many these were. Makes
+    /// nothing durable: a sync that follows has less to do.
+    ///
+    /// # Errors
+    /// The system's; as final as those of [`Self::sync`], which would not see them again.
+    pub fn write_back(&self, bytes: u64) -> Result<u64, LogStoreError> {
+        let piece = {
+            let mut unsynced = lock(&self.unsynced);
+            let piece = unsynced.start..unsynced.end.min(unsynced.start + bytes);
+            unsynced.start = piece.end;
+            piece
+        };
+        let handed = piece.end - piece.start;
+        match self.opened() {
+            Ok(open) => open.file.write_back(piece).map_err(LogStoreError::io("write back", self.path()))?,
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(handed)
+    }
+
     /// A sync of the whole file system follows, which covers everything written before this call.
     pub(crate) fn mark_clean(&self) {
         // before that sync, as in `sync`: bytes that are written meanwhile make it dirty again
         self.dirty.store(false, Ordering::SeqCst);
         self.names.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *lock(&self.unsynced));
     }
 
     /// All names that its files may have.

@@ -673,6 +673,34 @@ async fn merged_appends_fit_into_the_ring() {
     bench.node.shutdown().await;
 }
 
+/// A segment's bytes go to the disk in pieces, all but the last few before its sync: a sync of the write-ahead log that comes
+/// meanwhile waits for one of them.
+#[tokio::test]
+async fn segments_go_to_the_disk_in_pieces() {
+    let bench = Bench::on(TestDisk::default(), 4 << 20, LogConfig::default(), Mutation::None).await;
+    let orders = partition(&bench.node, "orders").await;
+    let value = "v".repeat(1 << 20);
+    while !bench.node.flusher.is_checkpointing() {
+        orders.append_committed(batch(&[&value])).await.unwrap();
+    }
+    until("there is a checkpoint", || !bench.node.flusher.is_checkpointing()).await;
+    let is_of_orders =
+        |path: &Path| path.ends_with("00000000000000000000.log") && path.to_string_lossy().contains("orders");
+    let mut pieces = Vec::new();
+    for event in bench.disk.take_events() {
+        match event {
+            Event::WroteBack(path, range) if is_of_orders(&path) => pieces.push(range),
+            Event::Synced(path) if is_of_orders(&path) => break,
+            _ => {}
+        }
+    }
+    let end = pieces.last().map_or(0, |last| last.end);
+    assert!(end > 15 << 20, "half of the ring is in use at a checkpoint: {pieces:?}");
+    assert!(pieces.iter().all(|piece| piece.end - piece.start <= 4 << 20), "{pieces:?}");
+    assert!(pieces.windows(2).all(|pair| pair[0].end == pair[1].start), "{pieces:?}");
+    bench.node.shutdown().await;
+}
+
 /// Proves: D04, D05: below the reserve produce is refused and reading goes on; it resumes by itself, not at once.
 #[tokio::test]
 async fn a_nearly_full_disk_refuses_produce_and_resumes() {

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   syncer   a segment is synced once the node has written so much since it became dirty, so that no pile of dirty
-//!            pages waits behind a sync; at a checkpoint all that are dirty, then the checkpoint and its copy
+//!            pages waits behind a sync; at a checkpoint all that are dirty, then the checkpoint and its copy. Their bytes
+//!            go to the disk in pieces, at a pace that follows what the node writes: a sync of the write-ahead log waits
+//!            for whatever the disk was handed before it
 //!   worker   indexes and seals of rolled segments, files to unlink, directories of deleted partitions
 //!   (a thread of its own for each new file of the ring, of which there are at most seven in a node's life)
 //! ```
@@ -13,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use log_store::{
@@ -25,12 +28,26 @@ use log_store::{
 use crate::{
     Partition,
     flusher::{Fatal, Indispensable},
-    lock, wait,
+    lock, wait, wait_for,
 };
 
 /// Bytes that the node writes between a segment's first unsynced byte and its sync. Each sync of a file that grew costs a commit of the file
 /// system's journal, whatever it brings to the disk: with 64 busy partitions a third of these bytes made three times as many.
 const PACE_BYTES: u64 = 96 << 20;
+
+/// The least that is handed to the disk before the pace is looked at again, and the most. Without the pace, 16 MiB of each of six
+/// segments went out at once every nine seconds of 100,000 records/s: on a disk that makes 260 MB/s durable each sync of the
+/// write-ahead log then took 10 ms for half a second, and the p99 from end to end was 180 ms.
+const PIECE_BYTES: (u64, u64) = (256 << 10, 4 << 20);
+
+/// Bytes handed to the disk for each byte that the node writes meanwhile: more than one, or the pile would never shrink.
+const CATCH_UP: u64 = 2;
+
+/// After so long the next piece goes out, whatever the node wrote.
+const REST: Duration = Duration::from_millis(10);
+
+/// So much is left to the sync of a segment itself.
+const LEFT_TO_SYNC: u64 = 64 << 10;
 
 /// Work on the disk that nobody waits for.
 pub(crate) type DiskWork = Box<dyn FnOnce(&dyn Disk) + Send>;
@@ -59,15 +76,29 @@ struct Syncing {
     /// Segments with unsynced bytes, and what the node had written when they became dirty.
     dirty: VecDeque<(Arc<Segment>, u64)>,
     written: u64,
+    /// Bytes that may be handed to the disk before the pace is looked at again, and what the node had written when it was.
+    allowance: u64,
+    written_at_look: u64,
+    /// The syncer rests until the node has written so much.
+    wake_at: Option<u64>,
     request: Option<Request>,
+    /// Somebody waits for the checkpoint: no pace.
+    hurry: bool,
     stopping: bool,
 }
 
 impl Syncing {
     fn is_due(&self) -> bool {
-        self.request.is_some()
-            || self.stopping
-            || self.dirty.front().is_some_and(|(_, since)| self.written - since >= PACE_BYTES)
+        self.request.is_some() || self.stopping || self.due_at().is_some_and(|due| self.written >= due)
+    }
+
+    /// The first segment is due once the node has written so much.
+    fn due_at(&self) -> Option<u64> {
+        self.dirty.front().map(|(_, since)| since + PACE_BYTES)
+    }
+
+    fn is_in_hurry(&self) -> bool {
+        self.hurry || self.stopping
     }
 }
 
@@ -187,10 +218,17 @@ impl Files {
         let since = syncing.written;
         syncing.dirty.extend(dirty.into_iter().map(|segment| (segment, since)));
         syncing.written += bytes;
-        if syncing.is_due() {
+        if syncing.wake_at.is_some_and(|at| syncing.written >= at) {
+            syncing.wake_at = None;
             drop(syncing);
             self.sync.notify_one();
         }
+    }
+
+    /// Somebody waits for the checkpoint that is being written.
+    pub(crate) fn hurry(&self) {
+        lock(&self.syncing).hurry = true;
+        self.sync.notify_one();
     }
 
     /// Writes a checkpoint: the segments that hold bytes of its rounds are synced first. `done` hears whether it is
@@ -232,18 +270,22 @@ impl Files {
         loop {
             let mut syncing = lock(&self.syncing);
             while !syncing.is_due() {
+                // without a dirty segment the first one makes itself heard
+                syncing.wake_at = Some(syncing.due_at().unwrap_or(0));
                 syncing = wait(&self.sync, syncing);
             }
             if let Some(request) = syncing.request.take() {
                 let dirty: Vec<Arc<Segment>> = syncing.dirty.drain(..).map(|(segment, _)| segment).collect();
                 drop(syncing);
-                match self.write_checkpoint(&request, &dirty) {
+                let written = self.write_checkpoint(&request, &dirty);
+                lock(&self.syncing).hurry = false;
+                match written {
                     Ok(written) => (request.done)(written),
                     Err(error) => return (self.fatal)(&error),
                 }
             } else if let Some((segment, _)) = syncing.dirty.pop_front().filter(|_| !syncing.stopping) {
                 drop(syncing);
-                if let Err(error) = segment.sync() {
+                if let Err(error) = self.write_back(&segment).and_then(|()| segment.sync()) {
                     return (self.fatal)(&error);
                 }
             } else {
@@ -252,13 +294,48 @@ impl Files {
         }
     }
 
+    /// Hands the unsynced bytes of a segment to the disk, at the pace; a sync has to follow.
+    fn write_back(&self, segment: &Segment) -> Result<(), LogStoreError> {
+        // what is written meanwhile is left to the sync
+        let mut left = segment.unsynced_bytes();
+        while left >= LEFT_TO_SYNC
+            && let Some(piece) = self.next_piece(left)
+        {
+            let handed = segment.write_back(piece)?;
+            if handed == 0 {
+                break;
+            }
+            left -= handed;
+        }
+        Ok(())
+    }
+
+    /// Waits until the pace allows some of so many bytes to be handed to the disk; `None` where there is a hurry.
+    fn next_piece(&self, left: u64) -> Option<u64> {
+        let (least, most) = PIECE_BYTES;
+        let mut syncing = lock(&self.syncing);
+        if syncing.allowance == 0 {
+            let at = syncing.written_at_look + least / CATCH_UP;
+            if !syncing.is_in_hurry() && syncing.written < at {
+                syncing.wake_at = Some(at);
+                syncing = wait_for(&self.sync, syncing, REST);
+            }
+            let written = syncing.written - syncing.written_at_look;
+            syncing.allowance = (CATCH_UP * written).clamp(least, most);
+            syncing.written_at_look = syncing.written;
+        }
+        let piece = left.min(syncing.allowance);
+        syncing.allowance -= piece;
+        (!syncing.is_in_hurry()).then_some(piece)
+    }
+
     fn write_checkpoint(&self, request: &Request, dirty: &[Arc<Segment>]) -> Result<bool, LogStoreError> {
         request.touched.iter().for_each(|partition| write_indexes(partition));
         #[cfg(test)]
         if self.checkpoint_first.load(std::sync::atomic::Ordering::SeqCst) {
             request.checkpoint.write(&*self.disk, &self.data_dir)?;
         }
-        sync_segments(&*self.disk, &self.data_dir, dirty)?;
+        sync_segments(&*self.disk, &self.data_dir, dirty, |segment| self.write_back(segment))?;
         match request.checkpoint.write(&*self.disk, &self.data_dir) {
             Ok(()) => Ok(true),
             // it is written beside the one before, whole or not at all

@@ -26,7 +26,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -356,15 +356,19 @@ impl Flusher {
         }
         // one that runs is finished first, then the one of the stop
         let mut durable = lock(&self.durable);
-        while durable.checkpointing {
-            durable = wait(&self.room, durable);
-        }
+        durable = self.checkpointed(durable);
         self.begin_checkpoint(&mut durable);
+        drop(self.checkpointed(durable));
+        self.files.stop();
+    }
+
+    /// Waits for the checkpoint that is under way, if there is one.
+    fn checkpointed<'a>(&'a self, mut durable: MutexGuard<'a, Durable>) -> MutexGuard<'a, Durable> {
         while durable.checkpointing {
+            self.files.hurry();
             durable = wait(&self.room, durable);
         }
-        drop(durable);
-        self.files.stop();
+        durable
     }
 
     /// Ends at once, as a killed process does: what is queued is lost, and nothing is checkpointed.
@@ -584,6 +588,9 @@ impl Flusher {
             if durable.checkpoint_after.is_some() && self.queue.is_stopping() {
                 // the disk is full: what waits was never acknowledged
                 return Ok(false);
+            }
+            if durable.checkpointing {
+                self.files.hurry();
             }
             // whatever makes room says so; where nothing is under way, growing is tried again
             durable = wait_for(&self.room, durable, TRY_AGAIN);

@@ -18,6 +18,7 @@ use crate::lock;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Wrote(PathBuf),
+    WroteBack(PathBuf, Range<u64>),
     Synced(PathBuf),
     Cut(PathBuf),
     Removed(PathBuf),
@@ -325,6 +326,11 @@ impl DiskFile for TestFile {
         rules.events.push(Event::Synced(self.path.clone()));
         rules.unsynced.retain(|(path, ..)| *path != self.path);
         Ok(())
+    }
+
+    fn write_back(&self, range: Range<u64>) -> io::Result<()> {
+        lock(&self.shared.rules).events.push(Event::WroteBack(self.path.clone(), range.clone()));
+        self.file.write_back(range)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -647,7 +647,9 @@ impl Node {
         };
         match order[running.step] {
             0 if self.bug == Bug::CheckpointBeforeNames => {}
-            0 => sync_segments(&*self.seam, data, &running.dirty)?,
+            0 => sync_segments(&*self.seam, data, &running.dirty, |segment| {
+                segment.write_back(4096).map(drop)
+            })?,
             1 => {
                 for log in self.logs.values() {
                     if log.has_rolled() {
