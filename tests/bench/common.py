@@ -1,5 +1,5 @@
 """What the benchmarks of one server share: the server itself, the load generator of tests/peers, the machine's memory."""
-import argparse, importlib.machinery, importlib.util, json, os, re, signal, subprocess, time, urllib.request
+import argparse, importlib.machinery, importlib.util, json, mmap, os, re, signal, subprocess, time, urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.normpath(os.path.join(HERE, "..", ".."))
@@ -31,6 +31,24 @@ def fill_page_cache(dir):
             file.write(bytes(1 << 20))
         os.fsync(file)
     return filled
+
+
+def durable_rate(dir, secs=3):
+    """MB/s that the device of `dir` makes durable: 256 KiB at a time past the page cache, each synced, over a file that is there."""
+    size, pieces, path = 256 << 10, 256, f"{dir}/device"
+    with mmap.mmap(-1, size) as piece, open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT), "wb", buffering=0) as file:
+        piece.write(os.urandom(size))
+        for at in range(pieces):
+            os.pwrite(file.fileno(), piece, at * size)
+        os.fsync(file)
+        begun, written = time.monotonic(), 0
+        while time.monotonic() < begun + secs:
+            os.pwrite(file.fileno(), piece, written % (pieces * size))
+            os.fdatasync(file)
+            written += size
+        rate = written / (time.monotonic() - begun) / 1e6
+    os.unlink(path)
+    return rate
 
 
 class Server:
