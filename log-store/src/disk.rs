@@ -201,11 +201,11 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
     fn set_len(&self, len: u64) -> io::Result<()>;
 
     /// Reserves `len` bytes and writes zeros over all of them, so that later writes inside change no metadata.
-    /// Durable after [`DiskFile::sync`].
+    /// Durable after [`DiskFile::sync`]. `before_piece` hears of each piece that is about to be written, and may take its time.
     ///
     /// # Errors
     /// Those of the system.
-    fn preallocate(&self, len: u64) -> io::Result<()>;
+    fn preallocate(&self, len: u64, before_piece: &dyn Fn(u64)) -> io::Result<()>;
 
     /// The file's length.
     ///
@@ -451,20 +451,21 @@ impl DiskFile for RealFile {
         self.file.set_len(len)
     }
 
-    fn preallocate(&self, len: u64) -> io::Result<()> {
+    fn preallocate(&self, len: u64, before_piece: &dyn Fn(u64)) -> io::Result<()> {
         match retry_on_intr(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len)) {
             // without fallocate the zeros below reserve the space
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
             Err(error) => return Err(error.into()),
         }
-        const BLOCK: usize = 1 << 20;
+        const PIECE: usize = 256 << 10;
         // an aligned slice of a larger buffer, so that a file opened with O_DIRECT takes it
-        let zeros = vec![0_u8; BLOCK + DIRECT_ALIGNMENT];
+        let zeros = vec![0_u8; PIECE + DIRECT_ALIGNMENT];
         let start = zeros.as_ptr().align_offset(DIRECT_ALIGNMENT);
-        let zeros = &zeros[start..start + BLOCK];
+        let zeros = &zeros[start..start + PIECE];
         let mut position = 0;
         while position < len {
-            let count = usize::try_from(len - position).map_or(BLOCK, |left| left.min(BLOCK));
+            let count = usize::try_from(len - position).map_or(PIECE, |left| left.min(PIECE));
+            before_piece(count as u64);
             self.write_all_at(&[IoSlice::new(&zeros[..count])], position)?;
             position += count as u64;
         }
@@ -625,15 +626,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.wal");
         let file = RealDisk.open(&path, Access::Direct).unwrap();
-        file.preallocate(3 << 20).unwrap();
+        let pieces = std::cell::Cell::new(0);
+        file.preallocate((3 << 20) + 4096, &|piece| pieces.set(pieces.get() + piece)).unwrap();
+        assert_eq!(pieces.get(), (3 << 20) + 4096);
         file.sync().unwrap();
-        assert_eq!(file.len().unwrap(), 3 << 20);
+        assert_eq!(file.len().unwrap(), (3 << 20) + 4096);
         let buffer = vec![7_u8; 2 * DIRECT_ALIGNMENT];
         let start = buffer.as_ptr().align_offset(DIRECT_ALIGNMENT);
         file.write_all_at(&[IoSlice::new(&buffer[start..start + DIRECT_ALIGNMENT])], 8192).unwrap();
         file.sync().unwrap();
         let all = RealDisk.open(&path, Access::Read).unwrap().read_all().unwrap();
-        assert_eq!(all.len(), 3 << 20);
+        assert_eq!(all.len(), (3 << 20) + 4096);
         assert_eq!(all.iter().filter(|byte| **byte == 7).count(), DIRECT_ALIGNMENT);
         assert!(all[8192..8192 + DIRECT_ALIGNMENT].iter().all(|byte| *byte == 7));
     }

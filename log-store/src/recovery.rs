@@ -883,7 +883,7 @@ impl Ring {
         if ring.usable.is_empty() {
             let file = NewWalFile::new(options, next);
             let path = file.path().to_owned();
-            file.make(disk)?;
+            file.make(disk, &|_| {})?;
             ring.usable.push((next, path));
         }
         disk.sync_dir(&options.dir).map_err(LogStoreError::io("sync", &options.dir))?;

@@ -432,25 +432,23 @@ impl Segment {
         unsynced.end - unsynced.start
     }
 
-    /// Hands up to `bytes` of what is unsynced to the disk and waits until they are there; returns how many these were. Makes
-    /// nothing durable: a sync that follows has less to do.
+    /// Hands up to `bytes` of what is unsynced to the disk and waits until they are there. Makes nothing durable: a sync that
+    /// follows has less to do.
     ///
     /// # Errors
     /// The system's; as final as those of [`Self::sync`], which would not see them again.
-    pub fn write_back(&self, bytes: u64) -> Result<u64, LogStoreError> {
+    pub fn write_back(&self, bytes: u64) -> Result<(), LogStoreError> {
         let piece = {
             let mut unsynced = lock(&self.unsynced);
             let piece = unsynced.start..unsynced.end.min(unsynced.start + bytes);
             unsynced.start = piece.end;
             piece
         };
-        let handed = piece.end - piece.start;
         match self.opened() {
-            Ok(open) => open.file.write_back(piece).map_err(LogStoreError::io("write back", self.path()))?,
-            Err(error) if is_missing(&error) => {}
-            Err(error) => return Err(error),
+            Ok(open) => open.file.write_back(piece).map_err(LogStoreError::io("write back", self.path())),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(error),
         }
-        Ok(handed)
     }
 
     /// A sync of the whole file system follows, which covers everything written before this call.

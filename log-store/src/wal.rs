@@ -528,13 +528,14 @@ impl NewWalFile {
         &self.path
     }
 
-    /// Makes the file, zeroed and durable, its name included.
+    /// Makes the file, zeroed and durable, its name included. `before_piece` hears of each piece of zeros that is about to be
+    /// written, and may take its time.
     ///
     /// # Errors
     /// [`LogStoreError::Io`]; the ring goes on without it until it is asked for again.
-    pub fn make(self, disk: &dyn Disk) -> Result<WalFile, LogStoreError> {
+    pub fn make(self, disk: &dyn Disk, before_piece: &dyn Fn(u64)) -> Result<WalFile, LogStoreError> {
         let temporary = temporary_name(&self.path);
-        if let Err(error) = self.make_as(disk, &temporary) {
+        if let Err(error) = self.make_as(disk, &temporary, before_piece) {
             // a full disk has no room for half a file; what cannot be removed either goes at the next start
             let _ = disk.remove_file(&temporary);
             return Err(error);
@@ -544,12 +545,17 @@ impl NewWalFile {
         WalFile::open(disk, self.number, self.path)
     }
 
-    fn make_as(&self, disk: &dyn Disk, temporary: &Path) -> Result<(), LogStoreError> {
+    fn make_as(
+        &self,
+        disk: &dyn Disk,
+        temporary: &Path,
+        before_piece: &dyn Fn(u64),
+    ) -> Result<(), LogStoreError> {
         let made = disk.open(temporary, Access::Replace).map_err(LogStoreError::io("open", temporary))?;
         // Zeros that went through the page cache would reach the disk in one piece, and a round would wait 30 ms behind them.
         let file = disk.open(temporary, Access::Direct).map_err(LogStoreError::io("open", temporary))?;
         drop(made);
-        file.preallocate(self.bytes).map_err(LogStoreError::io("preallocate", temporary))?;
+        file.preallocate(self.bytes, before_piece).map_err(LogStoreError::io("preallocate", temporary))?;
         file.sync().map_err(LogStoreError::io("sync", temporary))?;
         disk.rename(temporary, &self.path).map_err(LogStoreError::io("rename", temporary))
     }

@@ -684,13 +684,11 @@ async fn segments_go_to_the_disk_in_pieces() {
         orders.append_committed(batch(&[&value])).await.unwrap();
     }
     until("there is a checkpoint", || !bench.node.flusher.is_checkpointing()).await;
-    let is_of_orders =
-        |path: &Path| path.ends_with("00000000000000000000.log") && path.to_string_lossy().contains("orders");
     let mut pieces = Vec::new();
     for event in bench.disk.take_events() {
         match event {
-            Event::WroteBack(path, range) if is_of_orders(&path) => pieces.push(range),
-            Event::Synced(path) if is_of_orders(&path) => break,
+            Event::WroteBack(path, range) if is_log_of_orders(&path) => pieces.push(range),
+            Event::Synced(path) if is_log_of_orders(&path) => break,
             _ => {}
         }
     }
@@ -699,6 +697,54 @@ async fn segments_go_to_the_disk_in_pieces() {
     assert!(pieces.iter().all(|piece| piece.end - piece.start <= 4 << 20), "{pieces:?}");
     assert!(pieces.windows(2).all(|pair| pair[0].end == pair[1].start), "{pieces:?}");
     bench.node.shutdown().await;
+}
+
+/// A segment's bytes do not wait for its sync: the system would hand over all that piles up at once.
+#[tokio::test]
+async fn segments_go_to_the_disk_long_before_their_sync() {
+    // nothing waits for a further file of the ring, which would go first
+    let bench = Bench::on(TestDisk::default(), 16 << 20, LogConfig::default(), Mutation::None).await;
+    let orders = partition(&bench.node, "orders").await;
+    let value = "v".repeat(1 << 20);
+    for _ in 0..10 {
+        orders.append_committed(batch(&[&value])).await.unwrap();
+    }
+    let mut events = Vec::new();
+    until("most of it went to the disk", || {
+        events.extend(bench.disk.take_events());
+        let ends = events.iter().filter_map(|event| match event {
+            Event::WroteBack(path, range) if is_log_of_orders(path) => Some(range.end),
+            _ => None,
+        });
+        ends.max().is_some_and(|end| end > 8 << 20)
+    })
+    .await;
+    assert!(!events.iter().any(|event| matches!(event, Event::Synced(path) if is_log_of_orders(path))));
+    bench.node.shutdown().await;
+}
+
+fn is_log_of_orders(path: &Path) -> bool {
+    path.ends_with("00000000000000000000.log") && path.to_string_lossy().contains("orders")
+}
+
+/// Twice what the node writes may be handed to the disk meanwhile, or a little after a rest; everything where there is a hurry.
+#[test]
+fn the_pace_follows_what_the_node_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let fatal: crate::flusher::Fatal = Arc::new(|error| panic!("{error}"));
+    let files =
+        Files::start(Arc::new(TestDisk::default()), dir.path().to_owned(), Vec::new(), fatal).unwrap();
+    let allowed = |bytes: u64| files.next_piece(bytes);
+    assert_eq!(allowed(1 << 20), Some(256 << 10), "after a rest");
+    files.wrote(Vec::new(), 1 << 20);
+    assert_eq!(allowed(1 << 20), Some(1 << 20));
+    assert_eq!(allowed(100), Some(100));
+    assert_eq!(allowed(8 << 20), Some((1 << 20) - 100));
+    files.wrote(Vec::new(), 1 << 30);
+    assert_eq!(allowed(8 << 20), Some(4 << 20), "the largest piece");
+    files.hurry();
+    assert_eq!(allowed(8 << 20), None);
+    files.stop();
 }
 
 /// Proves: D04, D05: below the reserve produce is refused and reading goes on; it resumes by itself, not at once.

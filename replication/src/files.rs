@@ -1,10 +1,10 @@
 //! Work on files that nobody waits for: syncing segments at a pace, checkpoints, sealing, unlinking.
 //!
 //! ```text
-//!   syncer   a segment is synced once the node has written so much since it became dirty, so that no pile of dirty
-//!            pages waits behind a sync; at a checkpoint all that are dirty, then the checkpoint and its copy. Their bytes
-//!            go to the disk in pieces, at a pace that follows what the node writes: a sync of the write-ahead log waits
-//!            for whatever the disk was handed before it
+//!   syncer   the bytes of dirty segments go to the disk in pieces, soon after they are written and at a pace that follows
+//!            what the node writes: a sync of the write-ahead log waits for whatever the disk was handed before it. A
+//!            segment is synced once the node has written so much since it became dirty; at a checkpoint all that are
+//!            dirty, then the checkpoint and its copy. The zeros of a new file of the ring keep to the same pace
 //!   worker   indexes and seals of rolled segments, files to unlink, directories of deleted partitions
 //!   (a thread of its own for each new file of the ring, of which there are at most seven in a node's life)
 //! ```
@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use log_store::{
@@ -33,21 +33,26 @@ use crate::{
 
 /// Bytes that the node writes between a segment's first unsynced byte and its sync. Each sync of a file that grew costs a commit of the file
 /// system's journal, whatever it brings to the disk: with 64 busy partitions a third of these bytes made three times as many.
-const PACE_BYTES: u64 = 96 << 20;
+const SYNC_AFTER: u64 = 96 << 20;
 
-/// The least that is handed to the disk before the pace is looked at again, and the most. Without the pace, 16 MiB of each of six
-/// segments went out at once every nine seconds of 100,000 records/s: on a disk that makes 260 MB/s durable each sync of the
-/// write-ahead log then took 10 ms for half a second, and the p99 from end to end was 180 ms.
-const PIECE_BYTES: (u64, u64) = (256 << 10, 4 << 20);
+/// Bytes that the node writes between two looks at a dirty segment: what it holds then is handed to the disk. Linux hands over what
+/// is left of a file that has been dirty for 30 s, all at once: 77 MB of 12 segments that waited for their sync held up each
+/// sync of the write-ahead log for 170 ms.
+const WRITE_BACK_AFTER: u64 = 8 << 20;
+
+/// The least that is handed to the disk before the pace is looked at again; less than that is left to a segment's sync. Without the pace, 16 MiB of each of six segments went
+/// out at once every nine seconds of 100,000 records/s: on a disk that makes 260 MB/s durable each sync of the write-ahead
+/// log then took 10 ms for half a second, and the p99 from end to end was 180 ms.
+const LEAST_PIECE: u64 = 256 << 10;
+
+/// The most.
+const LARGEST_PIECE: u64 = 4 << 20;
 
 /// Bytes handed to the disk for each byte that the node writes meanwhile: more than one, or the pile would never shrink.
 const CATCH_UP: u64 = 2;
 
 /// After so long the next piece goes out, whatever the node wrote.
 const REST: Duration = Duration::from_millis(10);
-
-/// So much is left to the sync of a segment itself.
-const LEFT_TO_SYNC: u64 = 64 << 10;
 
 /// Work on the disk that nobody waits for.
 pub(crate) type DiskWork = Box<dyn FnOnce(&dyn Disk) + Send>;
@@ -71,18 +76,27 @@ struct Request {
     done: Box<dyn FnOnce(bool) + Send>,
 }
 
+/// A segment with unsynced bytes.
+struct Dirty {
+    segment: Arc<Segment>,
+    /// What the node had written when it became dirty.
+    since: u64,
+    /// It is looked at once the node has written so much.
+    due: u64,
+}
+
 #[derive(Default)]
 struct Syncing {
-    /// Segments with unsynced bytes, and what the node had written when they became dirty.
-    dirty: VecDeque<(Arc<Segment>, u64)>,
+    /// In the order in which they are due.
+    dirty: VecDeque<Dirty>,
     written: u64,
     /// Bytes that may be handed to the disk before the pace is looked at again, and what the node had written when it was.
     allowance: u64,
     written_at_look: u64,
-    /// The syncer rests until the node has written so much.
+    /// Somebody rests until the node has written so much.
     wake_at: Option<u64>,
     request: Option<Request>,
-    /// Somebody waits for the checkpoint: no pace.
+    /// Somebody waits for the checkpoint, or for the next file of the ring: no pace.
     hurry: bool,
     stopping: bool,
 }
@@ -94,11 +108,21 @@ impl Syncing {
 
     /// The first segment is due once the node has written so much.
     fn due_at(&self) -> Option<u64> {
-        self.dirty.front().map(|(_, since)| since + PACE_BYTES)
+        self.dirty.front().map(|dirty| dirty.due)
+    }
+
+    /// From here on the pace follows what the node writes: what it wrote while nobody had anything for the disk would come as
+    /// one large piece.
+    fn begin_pace(&mut self) {
+        self.written_at_look = self.written;
     }
 
     fn is_in_hurry(&self) -> bool {
         self.hurry || self.stopping
+    }
+
+    fn wake_at(&mut self, written: u64) {
+        self.wake_at = Some(self.wake_at.map_or(written, |at| at.min(written)));
     }
 }
 
@@ -216,19 +240,21 @@ impl Files {
     pub(crate) fn wrote(&self, dirty: Vec<Arc<Segment>>, bytes: u64) {
         let mut syncing = lock(&self.syncing);
         let since = syncing.written;
-        syncing.dirty.extend(dirty.into_iter().map(|segment| (segment, since)));
+        let due = since + WRITE_BACK_AFTER;
+        syncing.dirty.extend(dirty.into_iter().map(|segment| Dirty { segment, since, due }));
         syncing.written += bytes;
         if syncing.wake_at.is_some_and(|at| syncing.written >= at) {
             syncing.wake_at = None;
             drop(syncing);
-            self.sync.notify_one();
+            self.sync.notify_all();
         }
     }
 
-    /// Somebody waits for the checkpoint that is being written.
+    /// Somebody waits for the checkpoint that is being written, or for the file of the ring that is being made; until one of
+    /// them is there, when who still waits has to say so again.
     pub(crate) fn hurry(&self) {
         lock(&self.syncing).hurry = true;
-        self.sync.notify_one();
+        self.sync.notify_all();
     }
 
     /// Writes a checkpoint: the segments that hold bytes of its rounds are synced first. `done` hears whether it is
@@ -243,7 +269,7 @@ impl Files {
     ) {
         let checkpoint = Checkpoint { salt, position, groups, damaged: lock(&self.damaged).clone() };
         lock(&self.syncing).request = Some(Request { checkpoint, touched, done: Box::new(done) });
-        self.sync.notify_one();
+        self.sync.notify_all();
     }
 
     /// Makes the next file of the ring, while rounds go on.
@@ -251,12 +277,17 @@ impl Files {
     /// # Errors
     /// There is no thread for it; `done` is not called then.
     pub(crate) fn make_wal_file(
-        &self,
+        self: &Arc<Self>,
         file: NewWalFile,
         done: impl FnOnce(Result<WalFile, LogStoreError>) + Send + 'static,
     ) -> std::io::Result<()> {
-        let disk = Arc::clone(&self.disk);
-        self.spawn("wal-file", move || done(file.make(&*disk)))
+        let this = Arc::clone(self);
+        self.spawn("wal-file", move || {
+            lock(&this.syncing).begin_pace();
+            let made = file.make(&*this.disk, &|piece| this.keep_pace(piece));
+            lock(&this.syncing).hurry = false;
+            done(made);
+        })
     }
 
     /// Removes files at once.
@@ -271,11 +302,12 @@ impl Files {
             let mut syncing = lock(&self.syncing);
             while !syncing.is_due() {
                 // without a dirty segment the first one makes itself heard
-                syncing.wake_at = Some(syncing.due_at().unwrap_or(0));
+                let due = syncing.due_at().unwrap_or(0);
+                syncing.wake_at(due);
                 syncing = wait(&self.sync, syncing);
             }
             if let Some(request) = syncing.request.take() {
-                let dirty: Vec<Arc<Segment>> = syncing.dirty.drain(..).map(|(segment, _)| segment).collect();
+                let dirty: Vec<Arc<Segment>> = syncing.dirty.drain(..).map(|dirty| dirty.segment).collect();
                 drop(syncing);
                 let written = self.write_checkpoint(&request, &dirty);
                 lock(&self.syncing).hurry = false;
@@ -283,9 +315,18 @@ impl Files {
                     Ok(written) => (request.done)(written),
                     Err(error) => return (self.fatal)(&error),
                 }
-            } else if let Some((segment, _)) = syncing.dirty.pop_front().filter(|_| !syncing.stopping) {
+            } else if let Some(dirty) = syncing.dirty.pop_front().filter(|_| !syncing.stopping) {
+                let is_synced = syncing.written >= dirty.since + SYNC_AFTER;
                 drop(syncing);
-                if let Err(error) = self.write_back(&segment).and_then(|()| segment.sync()) {
+                let mut done = self.write_back(&dirty.segment);
+                if is_synced {
+                    done = done.and_then(|()| dirty.segment.sync());
+                } else {
+                    let mut syncing = lock(&self.syncing);
+                    let due = syncing.written + WRITE_BACK_AFTER;
+                    syncing.dirty.push_back(Dirty { due, ..dirty });
+                }
+                if let Err(error) = done {
                     return (self.fatal)(&error);
                 }
             } else {
@@ -294,34 +335,51 @@ impl Files {
         }
     }
 
-    /// Hands the unsynced bytes of a segment to the disk, at the pace; a sync has to follow.
+    /// Hands the unsynced bytes of a segment to the disk, at the pace; a sync has to follow, now or later.
     fn write_back(&self, segment: &Segment) -> Result<(), LogStoreError> {
-        // what is written meanwhile is left to the sync
-        let mut left = segment.unsynced_bytes();
-        while left >= LEFT_TO_SYNC
-            && let Some(piece) = self.next_piece(left)
-        {
-            let handed = segment.write_back(piece)?;
-            if handed == 0 {
+        lock(&self.syncing).begin_pace();
+        let mut unsynced = segment.unsynced_bytes();
+        while unsynced >= LEAST_PIECE {
+            let mut left = unsynced;
+            while left > 0 {
+                let Some(piece) = self.next_piece(left) else { return Ok(()) };
+                segment.write_back(piece)?;
+                left -= piece;
+            }
+            let written_meanwhile = segment.unsynced_bytes();
+            if written_meanwhile > unsynced / 4 * 3 {
+                // the disk is not as fast as what is written, and others are due
                 break;
             }
-            left -= handed;
+            unsynced = written_meanwhile;
         }
         Ok(())
     }
 
+    /// Waits until the pace allows so many bytes to be handed to the disk, or there is a hurry.
+    fn keep_pace(&self, bytes: u64) {
+        let mut left = bytes;
+        while left > 0
+            && let Some(piece) = self.next_piece(left)
+        {
+            left -= piece;
+        }
+    }
+
     /// Waits until the pace allows some of so many bytes to be handed to the disk; `None` where there is a hurry.
-    fn next_piece(&self, left: u64) -> Option<u64> {
-        let (least, most) = PIECE_BYTES;
+    pub(crate) fn next_piece(&self, left: u64) -> Option<u64> {
         let mut syncing = lock(&self.syncing);
-        if syncing.allowance == 0 {
-            let at = syncing.written_at_look + least / CATCH_UP;
-            if !syncing.is_in_hurry() && syncing.written < at {
-                syncing.wake_at = Some(at);
-                syncing = wait_for(&self.sync, syncing, REST);
+        let rested = Instant::now() + REST;
+        while syncing.allowance == 0 {
+            let at = syncing.written_at_look + LEAST_PIECE / CATCH_UP;
+            let rest = rested.saturating_duration_since(Instant::now());
+            if syncing.written < at && !rest.is_zero() && !syncing.is_in_hurry() {
+                syncing.wake_at(at);
+                syncing = wait_for(&self.sync, syncing, rest);
+                continue;
             }
             let written = syncing.written - syncing.written_at_look;
-            syncing.allowance = (CATCH_UP * written).clamp(least, most);
+            syncing.allowance = (CATCH_UP * written).clamp(LEAST_PIECE, LARGEST_PIECE);
             syncing.written_at_look = syncing.written;
         }
         let piece = left.min(syncing.allowance);

@@ -589,7 +589,7 @@ impl Flusher {
                 // the disk is full: what waits was never acknowledged
                 return Ok(false);
             }
-            if durable.checkpointing {
+            if durable.checkpointing || durable.wal.is_growing() {
                 self.files.hurry();
             }
             // whatever makes room says so; where nothing is under way, growing is tried again

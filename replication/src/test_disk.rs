@@ -339,12 +339,12 @@ impl DiskFile for TestFile {
         self.file.set_len(len)
     }
 
-    fn preallocate(&self, len: u64) -> io::Result<()> {
+    fn preallocate(&self, len: u64, before_piece: &dyn Fn(u64)) -> io::Result<()> {
         let _change = self.shared.change();
         if lock(&self.shared.rules).failing_reservations.is_some_and(|suffix| ends_with(&self.path, suffix)) {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
-        self.file.preallocate(len)
+        self.file.preallocate(len, before_piece)
     }
 
     fn len(&self) -> io::Result<u64> {

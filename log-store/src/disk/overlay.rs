@@ -616,7 +616,7 @@ impl DiskFile for OverlayFile {
         self.disk.state().set_len(self.node, len)
     }
 
-    fn preallocate(&self, len: u64) -> io::Result<()> {
+    fn preallocate(&self, len: u64, _before_piece: &dyn Fn(u64)) -> io::Result<()> {
         let mut state = self.disk.state();
         state.set_len(self.node, 0)?;
         state.set_len(self.node, len)

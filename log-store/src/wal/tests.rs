@@ -21,7 +21,7 @@ fn files_of_the_ring_are_whole_blocks() {
         let options = WalOptions::new(dir.path().to_owned(), asked);
         assert_eq!(options.file_bytes, bytes);
         assert!(options.round_bytes() > 0);
-        let file = NewWalFile::new(&options, 3).make(&RealDisk).unwrap();
+        let file = NewWalFile::new(&options, 3).make(&RealDisk, &|_| {}).unwrap();
         assert_eq!(fs::metadata(&file.path).unwrap().len(), bytes);
     }
     assert_eq!(WalOptions::new(dir.path().to_owned(), u64::MAX).file_bytes, u64::MAX - 4095);
@@ -37,14 +37,14 @@ fn a_stunted_ring_wants_its_checkpoints_sooner() {
     assert!(!writer.checkpoint_due(), "36 KiB of three files of 64");
     writer.add(None);
     assert!(writer.checkpoint_due(), "36 KiB of one");
-    let file = writer.next_file().expect("it is asked for again").make(&RealDisk).unwrap();
+    let file = writer.next_file().expect("it is asked for again").make(&RealDisk, &|_| {}).unwrap();
     writer.add(Some(file));
     assert!(!writer.checkpoint_due());
 }
 
 fn writer(dir: &Path, salt: u64, round: u64) -> WalWriter {
     let first = NewWalFile::new(&options(dir), 0);
-    WalWriter::new(options(dir), salt, round, vec![first.make(&RealDisk).unwrap()])
+    WalWriter::new(options(dir), salt, round, vec![first.make(&RealDisk, &|_| {}).unwrap()])
 }
 
 fn vote(term: u64) -> WalRecord {
@@ -62,7 +62,7 @@ fn write(writer: &mut WalWriter, records: &[WalRecord]) -> u64 {
         round.push(record);
     }
     while !writer.has_room(round.padded_len()) {
-        let file = writer.next_file().expect("a file may be made").make(&RealDisk).unwrap();
+        let file = writer.next_file().expect("a file may be made").make(&RealDisk, &|_| {}).unwrap();
         writer.add(Some(file));
     }
     writer.write_round(&mut round).unwrap()
@@ -212,7 +212,7 @@ fn a_full_ring_waits_for_a_checkpoint() {
             assert!(matches!(writer.write_round(&mut round), Err(LogStoreError::WalFull)));
             let file = writer.next_file().unwrap();
             assert!(writer.next_file().is_none(), "one at a time");
-            writer.add(Some(file.make(&RealDisk).unwrap()));
+            writer.add(Some(file.make(&RealDisk, &|_| {}).unwrap()));
         }
         writer.write_round(&mut round).unwrap();
         if writer.checkpoint_due() && due_after == 0 {

@@ -247,7 +247,7 @@ impl Node {
         while !self.wal.has_room(self.builder.padded_len()) {
             match self.wal.next_file() {
                 Some(file) => {
-                    let file = file.make(&*self.seam)?;
+                    let file = file.make(&*self.seam, &|_| {})?;
                     self.wal.add(Some(file));
                 }
                 None => {

@@ -649,7 +649,7 @@ impl DiskFile for RecordingFile {
         Ok(())
     }
 
-    fn preallocate(&self, len: u64) -> io::Result<()> {
+    fn preallocate(&self, len: u64, _before_piece: &dyn Fn(u64)) -> io::Result<()> {
         let zeros = vec![0; len as usize];
         self.write_all_at(&[IoSlice::new(&zeros)], 0)
     }
