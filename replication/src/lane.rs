@@ -20,9 +20,10 @@ use crate::{
     lock,
 };
 
-/// So much is handed over without waiting for the cores that are ready: the disk works on it while they run. Without it
-/// large batches went in lockstep, where all were received, then all written, then all answered.
-const HAND_OVER_BYTES: usize = 1 << 20;
+/// So much is handed over without waiting for the cores that are ready: the disk works on it while they run. With more
+/// than producers have on their way, batches go in lockstep: all are received, then all written, then all answered. Six
+/// producers of eight batches of 16 KiB each brought a tenth to three fifths more with this than with 1 MiB.
+const HAND_OVER_BYTES: usize = 128 << 10;
 
 /// One runtime's side of the flusher.
 #[derive(Debug)]

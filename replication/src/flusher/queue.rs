@@ -141,9 +141,10 @@ impl Work {
 /// So much work is encoded while the round before is being synced.
 const EARLY_BYTES: usize = 64 << 10;
 
-/// So much is synced at once where no other round is: what comes meanwhile is gathered beside it. Large batches would
-/// go in lockstep otherwise, where each round takes all that producers have on their way, and all of them wait for it.
-const PROMPT_BYTES: usize = 1 << 20;
+/// So much is synced at once where no other round is: what comes meanwhile is gathered beside it. Batches would go in
+/// lockstep otherwise, where each round takes all that producers have on their way, and all of them wait for it. With
+/// half of this, 16 producers of batches of 16 KiB had almost as many syncs as four.
+const PROMPT_BYTES: usize = 128 << 10;
 
 /// A round waits no longer than this for the producers it expects: about the time that an answer needs to a producer on
 /// this machine, and the next batch from it.
