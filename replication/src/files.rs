@@ -31,18 +31,20 @@ use crate::{
     lock, wait, wait_for,
 };
 
-/// Bytes that the node writes between a segment's first unsynced byte and its sync. Each sync of a file that grew costs a commit of the file
-/// system's journal, whatever it brings to the disk: with 64 busy partitions a third of these bytes made three times as many.
+/// Bytes that the node writes between a segment's first unsynced byte and its sync. Each sync of a file that grew costs a
+/// commit of the file system's journal, whatever it brings to the disk: with 64 busy partitions a third of these bytes made
+/// three times as many.
 const SYNC_AFTER: u64 = 96 << 20;
 
-/// Bytes that the node writes between two looks at a dirty segment: what it holds then is handed to the disk. Linux hands over what
-/// is left of a file that has been dirty for 30 s, all at once: 77 MB of 12 segments that waited for their sync held up each
-/// sync of the write-ahead log for 170 ms.
+/// Bytes that the node writes between two looks at a dirty segment: what it holds then is handed to the disk. Linux hands
+/// over what is left of a file that has been dirty for 30 s, all at once: 77 MB of 12 segments that waited for their sync
+/// held up each sync of the write-ahead log for 170 ms.
 const WRITE_BACK_AFTER: u64 = 8 << 20;
 
-/// The least that is handed to the disk before the pace is looked at again; less than that is left to a segment's sync. Without the pace, 16 MiB of each of six segments went
-/// out at once every nine seconds of 100,000 records/s: on a disk that makes 260 MB/s durable each sync of the write-ahead
-/// log then took 10 ms for half a second, and the p99 from end to end was 180 ms.
+/// The least that is handed to the disk before the pace is looked at again; less than that is left to a segment's sync.
+/// Without the pace, 16 MiB of each of six segments went out at once every nine seconds of 100,000 records/s: on a disk that
+/// makes 260 MB/s durable each sync of the write-ahead log then took 10 ms for half a second, and the p99 from end to end
+/// was 180 ms.
 const LEAST_PIECE: u64 = 256 << 10;
 
 /// The most.
