@@ -742,8 +742,10 @@ fn the_pace_follows_what_the_node_writes() {
     assert_eq!(allowed(8 << 20), Some((1 << 20) - 100));
     files.wrote(Vec::new(), 1 << 30);
     assert_eq!(allowed(8 << 20), Some(4 << 20), "the largest piece");
-    files.hurry();
+    files.hurry(true);
     assert_eq!(allowed(8 << 20), None);
+    files.hurry(false);
+    assert!(allowed(8 << 20).is_some());
     files.stop();
 }
 

@@ -252,10 +252,10 @@ impl Files {
         }
     }
 
-    /// Somebody waits for the checkpoint that is being written, or for the file of the ring that is being made; until one of
-    /// them is there, when who still waits has to say so again.
-    pub(crate) fn hurry(&self) {
-        lock(&self.syncing).hurry = true;
+    /// Somebody waits for the checkpoint that is being written, or for the file of the ring that is being made, or does so no
+    /// more. Who waits says both: the work may be done just before somebody begins to wait for it.
+    pub(crate) fn hurry(&self, hurry: bool) {
+        lock(&self.syncing).hurry = hurry;
         self.sync.notify_all();
     }
 
@@ -287,7 +287,6 @@ impl Files {
         self.spawn("wal-file", move || {
             lock(&this.syncing).begin_pace();
             let made = file.make(&*this.disk, &|piece| this.keep_pace(piece));
-            lock(&this.syncing).hurry = false;
             done(made);
         })
     }
@@ -311,9 +310,7 @@ impl Files {
             if let Some(request) = syncing.request.take() {
                 let dirty: Vec<Arc<Segment>> = syncing.dirty.drain(..).map(|dirty| dirty.segment).collect();
                 drop(syncing);
-                let written = self.write_checkpoint(&request, &dirty);
-                lock(&self.syncing).hurry = false;
-                match written {
+                match self.write_checkpoint(&request, &dirty) {
                     Ok(written) => (request.done)(written),
                     Err(error) => return (self.fatal)(&error),
                 }

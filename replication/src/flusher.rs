@@ -365,9 +365,10 @@ impl Flusher {
     /// Waits for the checkpoint that is under way, if there is one.
     fn checkpointed<'a>(&'a self, mut durable: MutexGuard<'a, Durable>) -> MutexGuard<'a, Durable> {
         while durable.checkpointing {
-            self.files.hurry();
+            self.files.hurry(true);
             durable = wait(&self.room, durable);
         }
+        self.files.hurry(false);
         durable
     }
 
@@ -578,6 +579,7 @@ impl Flusher {
         }
         let mut durable = lock(&self.durable);
         let bytes = round.builder.padded_len();
+        let mut waited = false;
         while !durable.wal.has_room(bytes) {
             self.make_room(&mut durable);
             let wal = &durable.wal;
@@ -589,11 +591,13 @@ impl Flusher {
                 // the disk is full: what waits was never acknowledged
                 return Ok(false);
             }
-            if durable.checkpointing || durable.wal.is_growing() {
-                self.files.hurry();
-            }
+            self.files.hurry(true);
+            waited = true;
             // whatever makes room says so; where nothing is under way, growing is tried again
             durable = wait_for(&self.room, durable, TRY_AGAIN);
+        }
+        if waited {
+            self.files.hurry(false);
         }
         durable.wal.write(&mut round.builder)?;
         let begun = (self.monotonic)();
