@@ -57,8 +57,9 @@ const RELOAD_DELAY: Duration = Duration::from_millis(200);
 const PANIC_DELAY: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 10_000 });
 
 /// All coordinators of this node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Coordinators {
+    config: GroupConfig,
     hosts: Arc<Mutex<Hosts>>,
 }
 
@@ -81,6 +82,11 @@ pub struct GroupLag {
 }
 
 impl Coordinators {
+    /// Coordinators under the settings of a broker; each begins with the first request for it, or with [`Self::load`].
+    pub fn new(config: &Config) -> Self {
+        Self { config: group_config(config), hosts: Arc::default() }
+    }
+
     /// Asks the coordinator of a group.
     ///
     /// # Errors
@@ -91,6 +97,9 @@ impl Coordinators {
         group_id: &str,
         request: Request,
     ) -> Result<Response, GroupError> {
+        if let Some(refusal) = request.refusal(&self.config) {
+            return Ok(refusal);
+        }
         let host = self.host_of(broker, group_id)?;
         let answer = host.ask(request)?;
         // The sender is dropped where the state is thrown away.
@@ -209,7 +218,7 @@ impl Coordinators {
                 partition,
                 node: Arc::downgrade(&broker.node),
                 clock: broker.clock.clone(),
-                config: group_config(&broker.config),
+                config: self.config.clone(),
                 state: Mutex::default(),
                 next_append: AtomicU64::new(0),
                 completions: Arc::default(),
@@ -794,8 +803,26 @@ mod tests {
         ]
     }
 
+    /// What is answered to requests that are wrong whatever the group's state.
+    async fn codes_of_wrong_requests(broker: &Arc<Broker>) -> [i16; 5] {
+        let nameless = JoinGroupRequest { session_timeout_ms: 30_000, ..Default::default() };
+        let impatient =
+            JoinGroupRequest { group_id: "g".into(), session_timeout_ms: 1, ..Default::default() };
+        let sync = SyncGroupRequest { member_id: "m".into(), ..Default::default() };
+        let beat = HeartbeatRequest { member_id: "m".into(), ..Default::default() };
+        let leaving = MemberIdentity { member_id: "m".into(), ..Default::default() };
+        let leave = LeaveGroupRequest { members: vec![leaving], ..Default::default() };
+        [
+            call(broker, &nameless, 9).await.error_code,
+            call(broker, &impatient, 9).await.error_code,
+            call(broker, &sync, 5).await.error_code,
+            call(broker, &beat, 4).await.error_code,
+            call(broker, &leave, 5).await.error_code,
+        ]
+    }
+
     /// Before there is a coordinator it is said that this is none; while it reads its partition, that it loads, but for heartbeats, by which
-    /// members go on; then it serves.
+    /// members go on; then it serves. What is wrong with a request itself is said at any time.
     ///
     /// Proves: G15.
     #[test]
@@ -806,6 +833,8 @@ mod tests {
         runtime.block_on(async {
             let broker = broker(data.path()).await;
             topics::create_with_defaults(&broker, "t").await.expect("a topic");
+            const WRONG: [i16; 5] = [24, 26, 24, 24, 24];
+            assert_eq!(codes_of_wrong_requests(&broker).await, WRONG);
             for (api, code) in codes(&broker).await {
                 let expected = match api {
                     // There is no group anywhere.
@@ -819,6 +848,7 @@ mod tests {
             for (api, code) in codes(&broker).await {
                 assert_eq!(code, if api == "heartbeat" { 0 } else { 14 }, "{api}, while it loads");
             }
+            assert_eq!(codes_of_wrong_requests(&broker).await, WRONG);
             let end = std::time::Instant::now() + Duration::from_secs(60);
             while codes(&broker).await.iter().any(|(_, code)| *code == 14) {
                 assert!(std::time::Instant::now() < end, "the coordinators never loaded");
@@ -827,6 +857,7 @@ mod tests {
             let served = codes(&broker).await;
             let expected = [79, 25, 25, 0, 0, 0, 0, 0, 0, 0];
             assert_eq!(served.iter().map(|(_, code)| *code).collect::<Vec<_>>(), expected, "{served:?}");
+            assert_eq!(codes_of_wrong_requests(&broker).await, WRONG);
             broker.node.shutdown().await;
         });
     }

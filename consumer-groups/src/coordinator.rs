@@ -67,6 +67,43 @@ impl Default for GroupConfig {
     }
 }
 
+impl Request {
+    /// What is answered to a request that is wrong whatever the state of its group. As in Kafka a client is told so even
+    /// where the group is coordinated elsewhere, or is being loaded.
+    pub fn refusal(&self, config: &GroupConfig) -> Option<Response> {
+        match self {
+            Self::JoinGroup(join) => join.check(config).err().map(|error| Response::JoinGroup(Err(error))),
+            Self::SyncGroup(sync) if sync.group_id.is_empty() => {
+                Some(Response::SyncGroup(Err(GroupError::InvalidGroupId)))
+            }
+            Self::Heartbeat(heartbeat) if heartbeat.group_id.is_empty() => {
+                Some(Response::Heartbeat(Err(GroupError::InvalidGroupId)))
+            }
+            Self::LeaveGroup(leave) if leave.group_id.is_empty() => {
+                Some(Response::LeaveGroup(Err(GroupError::InvalidGroupId)))
+            }
+            Self::OffsetCommit(commit) if commit.group_id.len() > MAX_STRING_BYTES => {
+                Some(Response::OffsetCommit(Err(GroupError::InvalidGroupId)))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl JoinGroup {
+    fn check(&self, config: &GroupConfig) -> Result<(), GroupError> {
+        if self.group_id.is_empty() || self.group_id.len() > MAX_STRING_BYTES {
+            return Err(GroupError::InvalidGroupId);
+        }
+        let timeout_ms = self.session_timeout_ms;
+        let (min_ms, max_ms) = (config.min_session_timeout_ms, config.max_session_timeout_ms);
+        if !(min_ms..=max_ms).contains(&timeout_ms) {
+            return Err(GroupError::InvalidSessionTimeout { timeout_ms, min_ms, max_ms });
+        }
+        Ok(())
+    }
+}
+
 /// What follows from a request or from the passing of time.
 #[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
@@ -180,6 +217,10 @@ impl Coordinator {
     /// Handles a request. `entropy` makes the member id of a new member.
     pub fn handle(&mut self, request: Request, token: Token, entropy: u128, now_ms: i64) -> Outcome {
         let mut outcome = Outcome::default();
+        if let Some(refusal) = request.refusal(&self.config) {
+            outcome.replies.push((token, refusal));
+            return outcome;
+        }
         let response = match request {
             Request::JoinGroup(join) => {
                 if let Err(error) = self.join(join, token, entropy, now_ms, &mut outcome) {
@@ -326,14 +367,6 @@ impl Coordinator {
         now_ms: i64,
         outcome: &mut Outcome,
     ) -> Result<(), GroupError> {
-        if join.group_id.is_empty() || join.group_id.len() > MAX_STRING_BYTES {
-            return Err(GroupError::InvalidGroupId);
-        }
-        let (min_ms, max_ms) = (self.config.min_session_timeout_ms, self.config.max_session_timeout_ms);
-        if !(min_ms..=max_ms).contains(&join.session_timeout_ms) {
-            let timeout_ms = join.session_timeout_ms;
-            return Err(GroupError::InvalidSessionTimeout { timeout_ms, min_ms, max_ms });
-        }
         let too_long = |text: &Arc<str>| text.len() > MAX_STRING_BYTES;
         if too_long(&join.protocol_type) || join.protocols.iter().any(|(name, _)| too_long(name)) {
             return Err(GroupError::InconsistentProtocol);
@@ -364,9 +397,6 @@ impl Coordinator {
         now_ms: i64,
         outcome: &mut Outcome,
     ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
-        if commit.group_id.len() > MAX_STRING_BYTES {
-            return Err(GroupError::InvalidGroupId);
-        }
         if self.groups.contains_key(&commit.group_id) {
             let (member_id, instance_id) = (&commit.member_id, commit.instance_id.as_ref());
             let mut allowed = Ok(());
@@ -494,9 +524,6 @@ impl Coordinator {
 
     /// The group of a request that only members send.
     fn member_group(&self, group_id: &Arc<str>) -> Result<&Group, GroupError> {
-        if group_id.is_empty() {
-            return Err(GroupError::InvalidGroupId);
-        }
         self.groups.get(group_id).ok_or(GroupError::UnknownMember)
     }
 

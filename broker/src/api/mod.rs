@@ -207,7 +207,7 @@ impl Broker {
             metrics: Metrics::new(&names)?,
             budget: Budget::new(config.queued_max_bytes),
             creations: tokio::sync::Mutex::default(),
-            coordinators: Coordinators::default(),
+            coordinators: Coordinators::new(&config),
             runtime: tokio::runtime::Handle::current(),
             fetch_sessions: fetch::session::Sessions::new(config.fetch_session_slots),
             config,
