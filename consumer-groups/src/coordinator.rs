@@ -68,8 +68,9 @@ impl Default for GroupConfig {
 }
 
 impl Request {
-    /// What is answered to a request that is wrong whatever the state of its group. As in Kafka a client is told so even
-    /// where the group is coordinated elsewhere, or is being loaded.
+    /// What is answered to a request that is wrong whatever the state of its group. [`Coordinator::handle`] begins with it;
+    /// who has to find the coordinator first asks before that, since as in Kafka a client is told so even where the group
+    /// is coordinated elsewhere, or is being loaded.
     pub fn refusal(&self, config: &GroupConfig) -> Option<Response> {
         match self {
             Self::JoinGroup(join) => join.check(config).err().map(|error| Response::JoinGroup(Err(error))),
