@@ -194,6 +194,16 @@ pub trait DiskFile: Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Has the system begin to hand what was written in `range` to the disk, and waits for nothing: several files are then
+    /// on their way together. Takes no error away from a sync.
+    ///
+    /// # Errors
+    /// Those of the system, final as those of [`DiskFile::sync`].
+    fn start_write_back(&self, range: Range<u64>) -> io::Result<()> {
+        let _ = range;
+        Ok(())
+    }
+
     /// Cuts the file, or grows it with zeros.
     ///
     /// # Errors
@@ -404,6 +414,20 @@ struct RealFile {
     file: File,
 }
 
+impl RealFile {
+    /// A file system that has no such call writes at the sync.
+    fn hand_over(&self, range: &Range<u64>, waits: bool) -> io::Result<()> {
+        if range.is_empty() {
+            // to the system a length of 0 is the whole file
+            return Ok(());
+        }
+        match sys::write_back(&self.file, range, waits) {
+            Err(error) if is(&error, Errno::NOSYS) || is(&error, Errno::SPIPE) => Ok(()),
+            written => written,
+        }
+    }
+}
+
 impl DiskFile for RealFile {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
         let mut filled = 0;
@@ -440,11 +464,11 @@ impl DiskFile for RealFile {
     }
 
     fn write_back(&self, range: Range<u64>) -> io::Result<()> {
-        match sys::write_back(&self.file, &range) {
-            // a file system without it writes at the sync
-            Err(error) if is(&error, Errno::NOSYS) || is(&error, Errno::SPIPE) => Ok(()),
-            written => written,
-        }
+        self.hand_over(&range, true)
+    }
+
+    fn start_write_back(&self, range: Range<u64>) -> io::Result<()> {
+        self.hand_over(&range, false)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

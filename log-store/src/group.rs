@@ -25,7 +25,7 @@ use std::{
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::{LogStoreError, RecordBatch, wal::WalRecord};
+use crate::{BatchHeader, LogStoreError, wal::WalRecord};
 
 /// A replica of a partition on this node: a fresh number for each placement, never used again. It is also the Raft
 /// node id of the replica.
@@ -181,8 +181,10 @@ impl GroupState {
                 self.fold_control(*log_id, *offset, payload)
             }
             WalRecord::Batch { index, segment, position, batch, .. } => {
-                let term = batch.leader_epoch().max(0).cast_unsigned().into();
-                self.fold_batch(LogId { term, index: *index }, batch, *segment, *position)
+                self.fold_batch(*index, &batch.header(), *segment, *position)
+            }
+            WalRecord::Placed { index, segment, position, head, .. } => {
+                self.fold_batch(*index, &BatchHeader::decode(head), *segment, *position)
             }
             WalRecord::Cut { after, end, .. } => self.fold_cut(*after, *end),
             WalRecord::Purge { floor, offset, .. } => self.fold_purge(*floor, *offset),
@@ -225,16 +227,17 @@ impl GroupState {
 
     fn fold_batch(
         &mut self,
-        log_id: LogId,
-        batch: &RecordBatch,
+        index: u64,
+        header: &BatchHeader,
         segment: i64,
         position: u64,
     ) -> Result<(), LogStoreError> {
         let end = self.end;
+        let log_id = LogId { term: header.partition_leader_epoch.max(0).cast_unsigned().into(), index };
         let follows = segment == end.segment && position == end.position;
         let rolls = segment == end.next_offset && position == 0;
         let dense = log_id.index == self.next_index() || end.last.is_none();
-        let offsets = batch.base_offset()..batch.next_offset();
+        let offsets = header.base_offset..header.next_offset();
         if !(follows || rolls) || !dense || offsets.start != end.next_offset || offsets.is_empty() {
             return Err(self.invalid(format!(
                 "batch {log_id:?} of offsets {offsets:?} at {segment}:{position}, the end is {end:?}"
@@ -242,7 +245,7 @@ impl GroupState {
         }
         self.push_entry(log_id)?;
         self.end.segment = segment;
-        self.end.position = position + batch.size() as u64;
+        self.end.position = position + header.size() as u64;
         self.end.next_offset = offsets.end;
         Ok(())
     }

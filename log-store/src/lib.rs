@@ -4,7 +4,8 @@
 //! # Order of durability
 //! What an acknowledgement stands on; tests break each rule and must notice.
 //! 1. Rounds of the write-ahead log are serial: nothing of a round is told before it and all before it are durable, callbacks run in
-//!    the order of the entries, and no byte of the next round is written before this one is durable.
+//!    the order of the entries, and no byte of the next round is written before this one is durable. A round that names what lies in
+//!    segments is written once they are synced, with the names that lead to them.
 //! 2. Votes and installed snapshots go through the same queue as the group's appends, and return when their round is durable.
 //! 3. A cut is durable as a record first, then the file is cut, then it counts as done.
 //! 4. What a checkpoint says of commits and applied entries never exceeds the group's durable end, and is clamped again when the log

@@ -3,7 +3,8 @@
 //! ```text
 //!   1  load the checkpoint (or its copy); sync the write-ahead log; read the rounds behind the checkpoint
 //!   2  fold them in memory: the end, floor, votes of every replica are known before a segment is looked at
-//!   3  remove what belongs to no replica (any more); write every surviving batch into its segment, equal bytes too
+//!   3  remove what belongs to no replica (any more); write every surviving batch into its segment, equal bytes too,
+//!      unless its round only names it: then it was durable there before
 //!   4  open each log: cut what lies beyond its end, walk the headers behind the checkpoint's end
 //!   5  sync what was touched, write a checkpoint with a new salt, hand out the ring
 //! ```
@@ -84,6 +85,8 @@ pub enum Mutation {
     WalkSkipped,
     SummaryTrusted,
     IndexTrusted,
+    PlacedDirectoriesEmptied,
+    PlacedNamesNotSynced,
     RingNotMadeFirst,
     MetaFirst,
     NothingRescued,
@@ -259,8 +262,10 @@ struct History {
 /// What the rounds say about one replica, besides its state.
 #[derive(Default)]
 struct ReplicaHistory {
-    /// It was created since the checkpoint: the rounds hold all of it.
+    /// It was created since the checkpoint: the rounds hold all of it, or name it.
     new: bool,
+    /// Batches are named that its segments hold: its directory was durable before their round was written.
+    placed: bool,
     /// The lowest end that the log had since the checkpoint: what lies behind it was written since.
     unchecked: Option<LogEnd>,
     /// Cuts: the record's number in the history, and the first index that it removed.
@@ -343,9 +348,11 @@ impl History {
             WalRecord::Dropped { .. } => _ = self.replicas.remove(&replica),
             WalRecord::Batch { batch, segment, .. } => {
                 self.batch_bytes += batch.size() as u64;
-                if let Some(before) = before.filter(|before| before.segment != *segment) {
-                    known.closed.insert(before.segment, before.position);
-                }
+                known.close_before(before, *segment);
+            }
+            WalRecord::Placed { segment, .. } => {
+                known.placed = true;
+                known.close_before(before, *segment);
             }
             WalRecord::Cut { after, end, .. } => {
                 known.closed.split_off(&end.segment);
@@ -368,6 +375,13 @@ impl History {
 }
 
 impl ReplicaHistory {
+    /// A batch went into `segment`, the log having ended at `end`.
+    fn close_before(&mut self, end: Option<LogEnd>, segment: i64) {
+        if let Some(end) = end.filter(|end| end.segment != segment) {
+            self.closed.insert(end.segment, end.position);
+        }
+    }
+
     fn lower_unchecked(&mut self, end: LogEnd) {
         if self.unchecked.is_some_and(|old| (end.segment, end.position) < (old.segment, old.position)) {
             self.unchecked = Some(end);
@@ -629,7 +643,8 @@ impl<'a> Redo<'a> {
         let dir = &self.dirs[&state.replica];
         self.disk.create_dir(dir).map_err(LogStoreError::io("make", dir))?;
         let known = self.history.replicas.get(&state.replica);
-        if known.is_some_and(|known| known.new)
+        let placed_is_kept = !mutation.planted(Mutation::PlacedDirectoriesEmptied);
+        if known.is_some_and(|known| known.new && !(known.placed && placed_is_kept))
             && !is_directory_of(self.disk, dir, state.topic_id)
             && !mutation.planted(Mutation::NewDirectoriesKept)
         {
@@ -639,7 +654,8 @@ impl<'a> Redo<'a> {
     }
 
     /// Nobody synced the other name that a dropped replica's directory got, so it may lie where the next replica of the
-    /// partition was made. All that this one has is in the rounds.
+    /// partition was made. All that this one has is in the rounds: once a round names what lies in its segments, its
+    /// directory is durable, and the other name, too.
     fn empty_directory(&self, dir: &Path) -> Result<(), LogStoreError> {
         let mut emptied = false;
         for entry in self.disk.list(dir).map_err(LogStoreError::io("list", dir))? {

@@ -318,6 +318,13 @@ impl OpenSegment {
     }
 }
 
+/// What is known of the bytes on the disk.
+#[derive(Debug, Default)]
+struct Medium {
+    /// A sync failed.
+    failed: bool,
+}
+
 /// How much of the index files is written.
 #[derive(Debug, Default)]
 struct Persisted {
@@ -334,10 +341,17 @@ pub struct Segment {
     key: u64,
     /// Open for as long as batches are written to it.
     pinned: Mutex<Option<Arc<OpenSegment>>>,
-    /// Bytes may be unsynced.
+    /// Bytes may be unsynced, and a sync is due.
     dirty: AtomicBool,
+    /// Bytes may be unsynced: an earlier sync may have been in time for what is due.
+    unsettled: AtomicBool,
     /// Names of its files, or `.raft`, may be unsynced.
     names: AtomicBool,
+    /// The name of its `.log`, or that of the log's directory, may be unsynced.
+    unnamed: AtomicBool,
+    /// Held while its bytes are handed to the disk or synced: who comes second finds them durable, or hears of the error
+    /// that the first one met, which the system tells only once.
+    medium: Mutex<Medium>,
     /// Its files go away: only who reads it keeps it open.
     gone: AtomicBool,
     /// Covers the bytes written since the last sync.
@@ -380,6 +394,10 @@ impl Segment {
             pinned: Mutex::default(),
             dirty: AtomicBool::new(false),
             names: AtomicBool::new(false),
+            // whoever made the file may have had no time to sync it
+            unnamed: AtomicBool::new(true),
+            medium: Mutex::default(),
+            unsettled: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             unsynced: Mutex::default(),
             persisted: Mutex::default(),
@@ -406,13 +424,9 @@ impl Segment {
         // cleared before the sync: bytes that are written meanwhile make it dirty again
         self.dirty.store(false, Ordering::SeqCst);
         let names = self.names.swap(false, Ordering::SeqCst);
-        let unsynced = std::mem::take(&mut *lock(&self.unsynced));
         // also where its files go away: until the record of that is durable, they are promised
         match self.opened() {
-            Ok(open) => {
-                open.file.write_back(unsynced).map_err(LogStoreError::io("write back", self.path()))?;
-                open.file.sync().map_err(LogStoreError::io("sync", self.path()))?;
-            }
+            Ok(open) => self.sync_bytes(&open)?,
             Err(error) if is_missing(&error) => {}
             Err(error) => return Err(error),
         }
@@ -424,6 +438,71 @@ impl Segment {
             }
         }
         Ok(())
+    }
+
+    /// Makes the bytes that were written before the call durable where they lie, with every name that leads to them from the
+    /// data directory on: a round may then name them instead of holding them. `false`: the files go away, and the round has
+    /// to hold them.
+    ///
+    /// # Errors
+    /// The system's; final (durability rule 6).
+    pub fn sync_placed(&self) -> Result<bool, LogStoreError> {
+        let open = match self.handle() {
+            Ok(open) => open,
+            Err(error) if is_missing(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        self.sync_bytes(&open)?;
+        if self.unnamed.load(Ordering::SeqCst) && !self.pool.planted(Mutation::PlacedNamesNotSynced) {
+            for dir in [Some(&*self.dir), self.dir.parent()].into_iter().flatten() {
+                match self.pool.disk.sync_dir(dir) {
+                    // the partition was dropped meanwhile
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                    other => other.map_err(LogStoreError::io("sync", dir))?,
+                }
+            }
+            self.unnamed.store(false, Ordering::SeqCst);
+        }
+        Ok(true)
+    }
+
+    /// Syncs the bytes, unless somebody did so since they were written.
+    fn sync_bytes(&self, open: &OpenSegment) -> Result<(), LogStoreError> {
+        self.on_medium(|| {
+            let unsynced = std::mem::take(&mut *lock(&self.unsynced));
+            // cleared before the sync, as `dirty`
+            if !self.unsettled.swap(false, Ordering::SeqCst) {
+                return Ok(());
+            }
+            open.file.write_back(unsynced).map_err(LogStoreError::io("write back", self.path()))?;
+            open.file.sync().map_err(LogStoreError::io("sync", self.path()))
+        })
+    }
+
+    /// One at a time; nothing after a failure.
+    fn on_medium(&self, work: impl FnOnce() -> Result<(), LogStoreError>) -> Result<(), LogStoreError> {
+        let mut medium = lock(&self.medium);
+        if medium.failed {
+            return Err(LogStoreError::Poisoned);
+        }
+        let done = work();
+        medium.failed = done.is_err();
+        done
+    }
+
+    /// Has the system begin to hand what is unsynced to the disk; [`Self::sync_placed`] follows.
+    ///
+    /// # Errors
+    /// The system's; final (durability rule 6).
+    pub fn start_write_back(&self) -> Result<(), LogStoreError> {
+        let unsynced = lock(&self.unsynced).clone();
+        match self.opened() {
+            Ok(open) => {
+                open.file.start_write_back(unsynced).map_err(LogStoreError::io("write back", self.path()))
+            }
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// How much a sync would have to hand to the disk.
@@ -444,8 +523,13 @@ impl Segment {
             unsynced.start = piece.end;
             piece
         };
+        if piece.is_empty() {
+            return Ok(());
+        }
         match self.opened() {
-            Ok(open) => open.file.write_back(piece).map_err(LogStoreError::io("write back", self.path())),
+            Ok(open) => self.on_medium(|| {
+                open.file.write_back(piece).map_err(LogStoreError::io("write back", self.path()))
+            }),
             Err(error) if is_missing(&error) => Ok(()),
             Err(error) => Err(error),
         }
@@ -521,6 +605,7 @@ impl Segment {
         let file = self.pool.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
         if let Some(first) = first {
             self.names.store(true, Ordering::SeqCst);
+            self.unnamed.store(true, Ordering::SeqCst);
             self.write_head(first)?;
         }
         let open = OpenSegment::new(file);
@@ -559,7 +644,7 @@ impl Segment {
             false => unsynced.start.min(position)..unsynced.end.max(end),
         };
         drop(unsynced);
-        Ok(!self.dirty.swap(true, Ordering::SeqCst))
+        Ok(self.make_dirty())
     }
 
     /// Batches are not written to it any more: its file goes into the pool.
@@ -604,6 +689,7 @@ impl Segment {
 
     /// Marks it as unsynced; tells whether it was not.
     pub(crate) fn make_dirty(&self) -> bool {
+        self.unsettled.store(true, Ordering::SeqCst);
         !self.dirty.swap(true, Ordering::SeqCst)
     }
 

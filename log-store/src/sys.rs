@@ -71,12 +71,12 @@ pub(crate) fn pages(bytes: usize) -> MmapMut {
     pages
 }
 
-/// Has the dirty pages of `range` written to the disk, and waits for it. Makes nothing durable.
-pub(crate) fn write_back(file: &File, range: &Range<u64>) -> io::Result<()> {
+/// Has the dirty pages of `range` written to the disk, and may wait for it. Makes nothing durable.
+pub(crate) fn write_back(file: &File, range: &Range<u64>, waits: bool) -> io::Result<()> {
     let offset = libc::off64_t::try_from(range.start).map_err(io::Error::other)?;
     let len = libc::off64_t::try_from(range.end - range.start).map_err(io::Error::other)?;
-    let flags =
-        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let waiting = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags = libc::SYNC_FILE_RANGE_WRITE | if waits { waiting } else { 0 };
     // SAFETY: the call takes numbers alone, and the descriptor is open for as long as `file` is borrowed.
     match unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) } {
         0 => Ok(()),

@@ -20,6 +20,7 @@
 //!   all numbers are big-endian                       7 Purge      term 8, index 8, offset 8
 //!                                                    8 Installed  term 8, index 8, next offset 8, length 4, snapshot
 //!                                                    9 Snapshot   length 4, snapshot
+//!                                                   10 Placed     index 8, segment 8, position 8, head of the batch 61
 //! ```
 //!
 //! # Invariants
@@ -28,6 +29,8 @@
 //!   (durability rule 1; `recovery`).
 //! - The salt is random and new with each start's checkpoint, and the CRC begins from it: what is left of a file's
 //!   former use, or what a client puts into its records, never passes for a round.
+//! - A round that says of a batch only where it lies ([`WalRecord::Placed`]) is written once the batch is durable there
+//!   ([`Segment::sync_placed`](crate::Segment::sync_placed), durability rule 1).
 //! - A file is used again only when a checkpoint holds everything of its rounds ([`WalWriter::release`]).
 //! - The first error of a write or a sync is final: every later call fails too (durability rule 6).
 //!
@@ -46,7 +49,7 @@ use memmap2::MmapMut;
 use uuid::Uuid;
 
 use crate::{
-    LogEnd, LogId, LogStoreError, RecordBatch, ReplicaId, Vote,
+    BatchHeader, LogEnd, LogId, LogStoreError, RecordBatch, ReplicaId, Vote,
     batch::HEADER_BYTES,
     disk::{Access, DIRECT_ALIGNMENT, Disk, DiskFile, temporary_name},
     recovery::Mutation,
@@ -118,6 +121,20 @@ pub enum WalRecord {
         /// The batch.
         batch: RecordBatch,
     },
+    /// A batch was appended that is durable in its segment already, and is not held here once more: a large one costs the
+    /// disk half as much so.
+    Placed {
+        /// The replica.
+        replica: ReplicaId,
+        /// Raft index.
+        index: u64,
+        /// Base offset of the segment it lies in.
+        segment: i64,
+        /// Byte in the segment.
+        position: u64,
+        /// The batch's header; the CRC in it covers the records.
+        head: [u8; HEADER_BYTES],
+    },
     /// All entries behind `after` were cut off.
     Cut {
         /// The replica.
@@ -165,6 +182,7 @@ impl WalRecord {
             | Self::Vote { replica, .. }
             | Self::Control { replica, .. }
             | Self::Batch { replica, .. }
+            | Self::Placed { replica, .. }
             | Self::Cut { replica, .. }
             | Self::Purge { replica, .. }
             | Self::Installed { replica, .. }
@@ -181,10 +199,22 @@ impl WalRecord {
             Self::Vote { .. } => 17,
             Self::Control { payload, .. } => 28 + payload.len(),
             Self::Batch { batch, .. } => 28 + HEADER_BYTES + batch.records.len(),
+            Self::Placed { .. } => 24 + HEADER_BYTES,
             Self::Cut { after, end, .. } => optional(after) + 16 + optional(&end.last) + 8,
             Self::Purge { .. } => 24,
             Self::Installed { snapshot, .. } => 28 + snapshot.len(),
             Self::Snapshot { snapshot, .. } => 4 + snapshot.len(),
+        }
+    }
+
+    /// The same batch as one that is durable in its segment; any other record as it is.
+    #[must_use]
+    pub fn placed(self) -> Self {
+        match self {
+            Self::Batch { replica, index, segment, position, batch } => {
+                Self::Placed { replica, index, segment, position, head: batch.head }
+            }
+            other => other,
         }
     }
 
@@ -201,6 +231,7 @@ impl WalRecord {
             Self::Purge { .. } => 7,
             Self::Installed { .. } => 8,
             Self::Snapshot { .. } => 9,
+            Self::Placed { .. } => 10,
         });
         out.put_u64(self.replica().0);
         match self {
@@ -230,6 +261,12 @@ impl WalRecord {
                 out.put_u32((HEADER_BYTES + batch.records.len()) as u32);
                 out.put_slice(&batch.head);
                 out.put_slice(&batch.records);
+            }
+            Self::Placed { index, segment, position, head, .. } => {
+                out.put_u64(*index);
+                out.put_i64(*segment);
+                out.put_u64(*position);
+                out.put_slice(head);
             }
             Self::Cut { after, end, .. } => {
                 put_optional(out, *after);
@@ -317,6 +354,14 @@ impl WalRecord {
                 let snapshot = take_sized(bytes)?;
                 Self::Snapshot { replica, snapshot }
             }
+            10 => {
+                let index = bytes.try_get_u64().ok()?;
+                let segment = bytes.try_get_i64().ok()?;
+                let position = bytes.try_get_u64().ok()?;
+                let mut head = [0; HEADER_BYTES];
+                bytes.try_copy_to_slice(&mut head).ok()?;
+                Self::Placed { replica, index, segment, position, head }
+            }
             _ => return None,
         })
     }
@@ -365,6 +410,8 @@ pub struct RoundBuilder {
     len: usize,
     /// Bytes of them that `crc` covers.
     summed: usize,
+    /// Bytes of batches that the round names and does not hold.
+    placed: u64,
     crc: crc32fast::Hasher,
 }
 
@@ -385,6 +432,7 @@ impl RoundBuilder {
             buffer: sys::pages(Self::INITIAL),
             len: ROUND_HEADER,
             summed: ROUND_HEADER,
+            placed: 0,
             crc: salted(salt),
         }
     }
@@ -413,6 +461,9 @@ impl RoundBuilder {
             buffer[..begin].copy_from_slice(&self.buffer[..begin]);
             self.buffer = buffer;
         }
+        if let WalRecord::Placed { head, .. } = record {
+            self.placed += BatchHeader::decode(head).size() as u64;
+        }
         record.encode(&mut self.buffer[begin..end]);
         self.len = end;
         // summed in pieces that are still in the processor's cache, and not per small record
@@ -425,6 +476,7 @@ impl RoundBuilder {
     pub fn reset(&mut self) {
         self.len = ROUND_HEADER;
         self.summed = ROUND_HEADER;
+        self.placed = 0;
         self.crc = salted(self.salt);
         if self.buffer.len() > 2 * ROUND_BYTES {
             self.buffer = sys::pages(Self::INITIAL);
@@ -614,7 +666,7 @@ pub struct WalWriter {
     making: bool,
     /// The file that was asked for last could not be made.
     stunted: bool,
-    /// Bytes of rounds that no checkpoint covers.
+    /// Bytes of rounds, and of batches that they name, that no checkpoint covers.
     uncovered: VecDeque<(u64, u64)>,
     uncovered_bytes: u64,
 }
@@ -676,8 +728,8 @@ impl WalWriter {
         self.position + padded_len as u64 <= self.options.file_bytes
     }
 
-    /// Whether half of the ring is in use, so that a checkpoint should be written. A ring that cannot grow has to do with what
-    /// it has.
+    /// Whether recovery would have to read half of what the ring takes, so that a checkpoint should be written. A ring that
+    /// cannot grow has to do with what it has.
     pub fn checkpoint_due(&self) -> bool {
         let files = if self.stunted { self.files() } else { self.options.files };
         self.uncovered_bytes >= self.options.file_bytes * files as u64 / 2
@@ -697,7 +749,7 @@ impl WalWriter {
         !self.full.is_empty()
     }
 
-    /// Bytes of rounds that no checkpoint covers: what recovery would have to read.
+    /// Bytes of rounds that no checkpoint covers, and of the batches that they name: what recovery would have to read.
     pub fn uncovered_bytes(&self) -> u64 {
         self.uncovered_bytes
     }
@@ -760,11 +812,13 @@ impl WalWriter {
             self.phase = Phase::Failed;
             return Err(LogStoreError::io("write", &self.current.path)(source));
         }
+        // recovery reads both: the round, and what it names
+        let uncovered = padded as u64 + round.placed;
         round.reset();
         self.round = number;
         self.position += padded as u64;
-        self.uncovered.push_back((number, padded as u64));
-        self.uncovered_bytes += padded as u64;
+        self.uncovered.push_back((number, uncovered));
+        self.uncovered_bytes += uncovered;
         self.phase = Phase::Written;
         Ok(number)
     }

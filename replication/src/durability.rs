@@ -162,6 +162,9 @@ fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
+/// A value of a batch that rounds hold: larger ones may be named.
+const HELD: usize = 60 << 10;
+
 /// A value of which one fills most of a round.
 fn large(number: usize) -> String {
     format!("{number:<LARGE_BATCH$}")
@@ -255,6 +258,52 @@ async fn no_round_overtakes_another(mutation: Mutation) -> Seen {
         seen = seen.and(survives.map_err(|seen| format!("with rounds {subset:#b} of {written}: {seen}")));
     }
     bench.disk.release_syncs();
+    bench.node.shutdown().await;
+    seen
+}
+
+/// Appends four batches of so many bytes to each of two topics, in one round: what was acknowledged, and what it added to the
+/// write-ahead log.
+async fn append_in_one_round(bench: &Bench, bytes: usize) -> (Vec<(&'static str, String)>, u64) {
+    const TOPICS: [&str; 2] = ["orders", "other"];
+    let partitions = partitions(bench, &TOPICS).await;
+    partitions[0].append_committed(batch(&["first"])).await.unwrap();
+    let queue = Arc::new(CompletionQueue::default());
+    bench.disk.hold_syncs(".wal");
+    let before = bench.node.flusher.stats().bytes;
+    partitions[0].append(batch(&["small"]), Acks::All, Completion::Queue(Arc::clone(&queue), 9));
+    bench.held_sync().await;
+    let mut acknowledged = vec![("orders", "first".to_owned()), ("orders", "small".to_owned())];
+    for token in 0..8 {
+        let value = format!("{token} {}", "v".repeat(bytes));
+        let topic = token % TOPICS.len();
+        let completion = Completion::Queue(Arc::clone(&queue), token as u64);
+        partitions[topic].append(batch(&[&value]), Acks::All, completion);
+        acknowledged.push((TOPICS[topic], value));
+    }
+    until("they are queued", || bench.node.flusher.stats().queued_bytes > 8 * bytes as u64).await;
+    bench.disk.release_syncs();
+    let mut finished = Vec::new();
+    until("all are acknowledged", || {
+        queue.drain(&mut finished);
+        finished.len() == 9 || bench.fatal.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    acknowledged.retain(|(_, value)| {
+        let token = value.split(' ').next().and_then(|token| token.parse().ok()).unwrap_or(9);
+        value == "first" || finished.iter().any(|(finished, result)| *finished == token && result.is_ok())
+    });
+    (acknowledged, bench.node.flusher.stats().bytes - before)
+}
+
+/// 1: what a round names in segments is durable before the round is; it is not written twice.
+async fn placed_batches_are_durable_first(mutation: Mutation) -> Seen {
+    let disk = TestDisk::over(Arc::new(OverlayDisk::new(OverlayFaults::default())));
+    let bench = Bench::on(disk, 4 << 20, LogConfig::default(), mutation).await;
+    let (acknowledged, written) = append_in_one_round(&bench, 150 << 10).await;
+    assert_eq!(acknowledged.len(), 10);
+    assert!(written < 100 << 10, "{written} bytes of rounds: they hold the batches");
+    let seen = bench.survives_power_cut(&acknowledged, |_| true).await;
     bench.node.shutdown().await;
     seen
 }
@@ -571,6 +620,40 @@ async fn rule_1_no_round_overtakes_another() {
     assert!(seen.contains("no start"), "{seen}");
 }
 
+/// Proves: durability rule 1, fault P01: a round that is written before the segments in which its batches lie are synced is found.
+#[tokio::test]
+async fn rule_1_placed_batches_are_durable_first() {
+    placed_batches_are_durable_first(Mutation::None).await.unwrap();
+    placed_batches_are_durable_first(Mutation::RoundBeforeItsSegments).await.unwrap_err();
+}
+
+/// Rounds hold batches where one sync for all is less work: of few bytes for each segment, or of few altogether.
+#[tokio::test]
+async fn small_rounds_hold_their_batches() {
+    for (bytes, is_held) in [(40 << 10, true), (63 << 10, true), (70 << 10, false), (200 << 10, false)] {
+        let bench = Bench::on(TestDisk::default(), 4 << 20, LogConfig::default(), Mutation::None).await;
+        let (_, written) = append_in_one_round(&bench, bytes).await;
+        assert_eq!(written > 8 * bytes as u64, is_held, "{written} of 8 x {bytes} bytes");
+        let orders = reopened(&bench.node, "orders");
+        let before = bench.node.flusher.stats().bytes;
+        orders.append_committed(batch(&[&"v".repeat(200 << 10)])).await.unwrap();
+        assert!(bench.node.flusher.stats().bytes - before > 200 << 10, "a batch alone is held");
+        bench.node.shutdown().await;
+    }
+}
+
+/// Proves: durability rule 6, fault D01: a segment that a round waits for and that cannot be synced is final.
+#[tokio::test]
+async fn rule_6_a_failed_sync_of_placed_batches_is_final() {
+    let bench = Bench::on(TestDisk::default(), 4 << 20, LogConfig::default(), Mutation::None).await;
+    bench.disk.fail_next_sync("other-0/00000000000000000000.log");
+    let (acknowledged, _) = append_in_one_round(&bench, 150 << 10).await;
+    assert_eq!(bench.fatal.load(Ordering::SeqCst), 1);
+    let written: Vec<_> = acknowledged.iter().map(|(_, value)| value.as_str()).collect();
+    assert_eq!(written, ["first", "small"], "acknowledged after a failed sync");
+    bench.node.abandon();
+}
+
 /// Proves: durability rule 2: a snapshot that counts as installed before its round is durable is found.
 #[tokio::test]
 async fn rule_2_installed_snapshots_wait_for_the_sync() {
@@ -679,7 +762,7 @@ async fn merged_appends_fit_into_the_ring() {
 async fn segments_go_to_the_disk_in_pieces() {
     let bench = Bench::on(TestDisk::default(), 4 << 20, LogConfig::default(), Mutation::None).await;
     let orders = partition(&bench.node, "orders").await;
-    let value = "v".repeat(1 << 20);
+    let value = "v".repeat(HELD);
     while !bench.node.flusher.is_checkpointing() {
         orders.append_committed(batch(&[&value])).await.unwrap();
     }
@@ -705,8 +788,8 @@ async fn segments_go_to_the_disk_long_before_their_sync() {
     // nothing waits for a further file of the ring, which would go first
     let bench = Bench::on(TestDisk::default(), 16 << 20, LogConfig::default(), Mutation::None).await;
     let orders = partition(&bench.node, "orders").await;
-    let value = "v".repeat(1 << 20);
-    for _ in 0..10 {
+    let value = "v".repeat(HELD);
+    for _ in 0..(10 << 20) / HELD {
         orders.append_committed(batch(&[&value])).await.unwrap();
     }
     let mut events = Vec::new();
@@ -850,9 +933,10 @@ async fn a_ring_that_cannot_grow_goes_round() {
     until("the ring has two files", || ring(1).exists()).await;
     disk.fail_reservations(Some(".wal.tmp"));
     disk.take_events();
-    let value = "v".repeat(900 << 10);
+    let value = "v".repeat(HELD);
     // five times the two files of 4 MiB
-    for offset in 0..45 {
+    let appends = (40 << 20) / HELD as i64;
+    for offset in 0..appends {
         let appended = orders.append_committed(batch(&[&value]));
         let appended = tokio::time::timeout(Duration::from_secs(60), appended).await;
         assert_eq!(appended.expect("a produce hangs").unwrap().base_offset, offset);
@@ -865,14 +949,15 @@ async fn a_ring_that_cannot_grow_goes_round() {
     assert!(!ring(2).exists() && !dir.path().join("wal/2.wal.tmp").exists());
     disk.fail_reservations(None);
     seconds.store(1, Ordering::SeqCst);
-    for _ in 0..10 {
+    let more = (10 << 20) / HELD as i64;
+    for _ in 0..more {
         orders.append_committed(batch(&[&value])).await.unwrap();
     }
     until("the ring has three files", || ring(2).exists()).await;
     node.shutdown().await;
     drop((orders, node));
     let node = Node::start(options_on(Arc::new(disk), dir.path(), &Clock::new())).await.unwrap();
-    assert_eq!(node.partitions()[0].2.offsets().unwrap().high_watermark, 55);
+    assert_eq!(node.partitions()[0].2.offsets().unwrap().high_watermark, appends + more);
     node.shutdown().await;
 }
 

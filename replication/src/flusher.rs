@@ -10,7 +10,9 @@
 //! Two threads take turns: one gathers round k+1 while the other syncs round k, and who has gathered a round goes on to
 //! sync it. So a single batch on an idle node costs one wake, and a busy node never waits for a thread to be handed
 //! something. Segment bytes are written before the round, but only into the page cache: until its round is durable
-//! nothing of it is promised. A round waits a moment for the producers that the round before answered, see `queue`.
+//! nothing of it is promised. Where a round has much for a segment, that is synced first, and the round names it instead
+//! of holding it: what a busy node gets in large batches goes to the disk once, see `placing`. A round waits a moment for
+//! the producers that the round before answered, see `queue`.
 //!
 //! The *shadow* is the durable state of every group as of the last complete round; a checkpoint is the shadow written
 //! out, with what the running partitions know of commits, never above its own end (durability rule 4).
@@ -19,6 +21,7 @@
 //! recovery decides at the next start what was promised (durability rule 6). An error of a write into a segment stops that
 //! group alone.
 
+mod placing;
 mod queue;
 
 use std::{
@@ -27,14 +30,14 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use log_store::{
-    GroupState, GroupStates, LogId, LogStoreError, ReplicaId,
+    GroupState, GroupStates, LogId, LogStoreError, ReplicaId, Segment,
     checkpoint::DamagedGroup,
     disk::Disk,
     log::{QueuedWrite, write_to_segments},
@@ -54,7 +57,10 @@ use crate::{
 };
 
 pub(crate) use self::queue::{AfterDurable, Queue, Work};
-use self::queue::{Kind, RECORD_BYTES, write_bytes};
+use self::{
+    placing::{LARGE_BATCH, LEAST_NEXT_ROUND, SegmentSyncer, Synced, segments_to_sync},
+    queue::{Kind, RECORD_BYTES, write_bytes},
+};
 
 /// Times of syncs that are kept for whoever asks: a minute's worth.
 const SYNC_TIMES: usize = 1 << 16;
@@ -176,6 +182,7 @@ pub(crate) enum Mutation {
     None,
     AnswerBeforeSync,
     RoundBeforeRound,
+    RoundBeforeItsSegments,
     VotePastTheQueue,
     InstalledBeforeItsRound,
     FileCutBeforeItsRecord,
@@ -204,6 +211,9 @@ pub(crate) struct Flusher {
     faults: Faults,
     round_bytes: usize,
     max_record_bytes: usize,
+    /// The last round with a large batch was placed.
+    placing: AtomicBool,
+    segment_syncer: SegmentSyncer,
     rounds: AtomicU64,
     round_total_bytes: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -233,6 +243,8 @@ pub struct FlusherStats {
 struct Round {
     builder: RoundBuilder,
     records: Vec<WalRecord>,
+    /// Records behind these, from the first large batch on, with the segment of each batch: encoded when the round is written.
+    deferred: Vec<(WalRecord, Option<Arc<Segment>>)>,
     finished: Vec<(usize, Finished)>,
     /// The entry of `finished` that answers a group's appends.
     answers: HashMap<ReplicaId, usize>,
@@ -244,10 +256,26 @@ impl Round {
         Self {
             builder,
             records: Vec::new(),
+            deferred: Vec::new(),
             finished: Vec::new(),
             answers: HashMap::new(),
             after: Vec::new(),
         }
+    }
+
+    /// Adds a record, and the segment of a batch.
+    fn add(&mut self, record: WalRecord, segment: Option<&Arc<Segment>>) {
+        let is_large = matches!(&record, WalRecord::Batch { batch, .. } if batch.size() >= LARGE_BATCH);
+        if is_large || !self.deferred.is_empty() {
+            self.deferred.push((record, segment.cloned()));
+        } else {
+            self.encode(record);
+        }
+    }
+
+    fn encode(&mut self, record: WalRecord) {
+        self.builder.push(&record);
+        self.records.push(record);
     }
 }
 
@@ -257,6 +285,7 @@ impl Flusher {
         let FlusherSetup { wal, states, damaged, disk, data_dir, space, monotonic, faults } = setup;
         let options = wal.options();
         let (round_bytes, max_record_bytes) = (options.round_bytes(), options.max_record_bytes());
+        let segment_syncer = SegmentSyncer::new(Arc::clone(&faults.fatal));
         let flusher = Arc::new(Self {
             queue: Arc::default(),
             durable: Mutex::new(Durable {
@@ -277,6 +306,8 @@ impl Flusher {
             faults,
             round_bytes,
             max_record_bytes,
+            placing: AtomicBool::new(false),
+            segment_syncer,
             rounds: AtomicU64::new(0),
             round_total_bytes: AtomicU64::new(0),
             threads: Mutex::default(),
@@ -441,9 +472,11 @@ impl Flusher {
                 Step::Append(finished) => {
                     let (partition, writes) = &groups[group];
                     for write in &writes[range] {
-                        let record = wal_record(partition.replica(), write);
-                        round.builder.push(&record);
-                        round.records.push(record);
+                        let segment = match write {
+                            QueuedWrite::Batch { segment, .. } => Some(segment),
+                            QueuedWrite::Control { .. } => None,
+                        };
+                        round.add(wal_record(partition.replica(), write), segment);
                     }
                     match round.answers.get(&partition.replica()) {
                         Some(answer) => {
@@ -458,8 +491,7 @@ impl Flusher {
                     }
                 }
                 Step::Record(record, after) => {
-                    round.builder.push(&record);
-                    round.records.push(record);
+                    round.add(record, None);
                     #[cfg(test)]
                     let after = self.plant(lane, after);
                     round.after.push((lane, after));
@@ -511,8 +543,45 @@ impl Flusher {
         partition.break_off(&error.to_string());
     }
 
+    /// Encodes what the round defers: syncs segments for which it has enough, and names what lies in them.
+    fn place(&self, round: &mut Round) -> Result<(), LogStoreError> {
+        if round.deferred.is_empty() {
+            return Ok(());
+        }
+        let least =
+            if self.placing.load(Ordering::Relaxed) { LEAST_NEXT_ROUND } else { placing::LEAST_ROUND };
+        let segments = segments_to_sync(&round.deferred, least);
+        self.placing.store(!segments.is_empty(), Ordering::Relaxed);
+        let placed = self.sync_placed(&segments)?;
+        for (record, segment) in std::mem::take(&mut round.deferred) {
+            let is_placed = segment.is_some_and(|segment| placed.contains(&Arc::as_ptr(&segment)));
+            round.encode(if is_placed { record.placed() } else { record });
+        }
+        Ok(())
+    }
+
+    /// Syncs segments that a round is going to name; those of which it may.
+    fn sync_placed(&self, segments: &[Arc<Segment>]) -> Result<HashSet<*const Segment>, LogStoreError> {
+        if segments.is_empty() {
+            return Ok(HashSet::new());
+        }
+        #[cfg(test)]
+        if self.faults.mutation == Mutation::RoundBeforeItsSegments {
+            return Ok(segments.iter().map(Arc::as_ptr).collect());
+        }
+        let mut placed = HashSet::new();
+        for Synced { at, stays, took } in self.segment_syncer.sync(segments)? {
+            self.note_sync(took);
+            if stays? {
+                placed.insert(Arc::as_ptr(&segments[at]));
+            }
+        }
+        Ok(placed)
+    }
+
     /// Writes and syncs the round, then says so, in order. `false`: the node stops, and there is no room for it.
     fn sync(self: &Arc<Self>, round: &mut Round) -> Result<bool, LogStoreError> {
+        self.place(round)?;
         #[cfg(test)]
         if self.faults.mutation == Mutation::AnswerBeforeSync {
             self.answer(round);

@@ -189,6 +189,8 @@ fn new_batch(
     random: &mut Random,
 ) -> Batch {
     let count = 1 + random.below(8);
+    // now and then so much that the broker syncs the segments instead of writing it twice
+    let most = if random.below(6) == 0 { 100_000 } else { 300 };
     let sequence = lane.next as i32;
     let values: Vec<Value> =
         (0..count).map(|n| Value { producer, partition: partition as i32, number: lane.next + n }).collect();
@@ -208,7 +210,7 @@ fn new_batch(
             sequence: sequence + n as i32,
             timestamp: 1_700_000_000_000 + value.number as i64,
             key: None,
-            value: Some(format!("{} {}", value.to_text(), "x".repeat(random.below(300) as usize)).into()),
+            value: Some(format!("{} {}", value.to_text(), "x".repeat(random.below(most) as usize)).into()),
             headers: Default::default(),
         })
         .collect();

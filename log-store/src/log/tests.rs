@@ -824,6 +824,7 @@ fn a_segment_that_goes_is_not_opened_again() {
     assert!(std::fs::exists(segment.path()).unwrap(), "its name is still there");
     let error = segment.handle().unwrap_err();
     assert!(crate::segment::is_missing(&error), "{error}");
+    assert!(!segment.sync_placed().unwrap(), "and no round may name what is in it");
 }
 
 /// Jitter shortens the time of a segment, never below nothing.

@@ -118,6 +118,15 @@ fn any_record() -> impl Strategy<Value = WalRecord> {
                     batch: RecordBatch { head: head.try_into().unwrap(), records },
                 }
             ),
+            (any::<(u64, i64, u64)>(), prop::collection::vec(any::<u8>(), 61)).prop_map(
+                move |((index, segment, position), head)| WalRecord::Placed {
+                    replica,
+                    index,
+                    segment,
+                    position,
+                    head: head.try_into().unwrap(),
+                }
+            ),
             (prop::option::of(any_log_id()), any_end()).prop_map(move |(after, end)| WalRecord::Cut {
                 replica,
                 after,

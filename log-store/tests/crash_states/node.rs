@@ -41,6 +41,8 @@ pub(crate) enum Bug {
     AckBeforeSync,
     /// Durability rule 1: the bytes of round k+1 are written before round k is durable.
     RoundBeforeRound,
+    /// Durability rule 1: a round names what lies in segments that are not synced.
+    RoundBeforeItsSegments,
     /// Durability rule 2: a vote is promised although it is only queued.
     VotePastTheQueue,
     /// Durability rule 3: the file is cut, and that may become durable, before its record.
@@ -262,14 +264,16 @@ impl Node {
     }
 
     /// Appends to several logs in one round: batches with that many bytes, or control entries (0 bytes). The last
-    /// `next_term` says whether a new term begins.
+    /// `next_term` says whether a new term begins. The upper half of `fill` says what the round only names: of the batches
+    /// none, those of the first log, or all.
     pub(crate) fn append(
         &mut self,
         appends: &[(ReplicaId, Vec<usize>, bool)],
         fill: u8,
     ) -> Result<(), LogStoreError> {
         let mut pending = self.pending();
-        for (replica, sizes, new_term) in appends {
+        for (place, (replica, sizes, new_term)) in appends.iter().enumerate() {
+            let is_placed = fill >= if place == 0 { 0x80 } else { 0xc0 };
             let log = Arc::clone(&self.logs[replica]);
             let last = log.last_log_id();
             let term = last.map_or(1, |last| last.term) + u64::from(*new_term);
@@ -294,9 +298,15 @@ impl Node {
             log.append(entries, 1000, &mut queue);
             write_to_segments(&queue, &mut self.dirty)?;
             for write in queue {
+                if let QueuedWrite::Batch { segment, .. } = &write
+                    && is_placed
+                    && self.bug != Bug::RoundBeforeItsSegments
+                {
+                    assert!(segment.sync_placed()?, "the partition is there");
+                }
                 let (log_id, record) = record(*replica, write);
                 log.written(log_id.index);
-                pending.records.push(record);
+                pending.records.push(if is_placed { record.placed() } else { record });
                 pending.durable.push((*replica, log_id));
             }
         }
