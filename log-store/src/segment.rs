@@ -318,13 +318,6 @@ impl OpenSegment {
     }
 }
 
-/// What is known of the bytes on the disk.
-#[derive(Debug, Default)]
-struct Medium {
-    /// A sync failed.
-    failed: bool,
-}
-
 /// How much of the index files is written.
 #[derive(Debug, Default)]
 struct Persisted {
@@ -341,17 +334,17 @@ pub struct Segment {
     key: u64,
     /// Open for as long as batches are written to it.
     pinned: Mutex<Option<Arc<OpenSegment>>>,
-    /// Bytes may be unsynced, and a sync is due.
+    /// Whoever syncs segments in the end was told of it.
     dirty: AtomicBool,
-    /// Bytes may be unsynced: an earlier sync may have been in time for what is due.
-    unsettled: AtomicBool,
+    /// It was written or cut since the last sync began.
+    changed: AtomicBool,
     /// Names of its files, or `.raft`, may be unsynced.
     names: AtomicBool,
     /// The name of its `.log`, or that of the log's directory, may be unsynced.
     unnamed: AtomicBool,
-    /// Held while its bytes are handed to the disk or synced: who comes second finds them durable, or hears of the error
-    /// that the first one met, which the system tells only once.
-    medium: Mutex<Medium>,
+    /// Whether its bytes could not be handed to the disk or synced; held while that is tried. Who comes second finds them
+    /// durable, or hears of the error that the first one met, which the system tells only once.
+    failed: Mutex<bool>,
     /// Its files go away: only who reads it keeps it open.
     gone: AtomicBool,
     /// Covers the bytes written since the last sync.
@@ -396,8 +389,8 @@ impl Segment {
             names: AtomicBool::new(false),
             // whoever made the file may have had no time to sync it
             unnamed: AtomicBool::new(true),
-            medium: Mutex::default(),
-            unsettled: AtomicBool::new(false),
+            failed: Mutex::default(),
+            changed: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             unsynced: Mutex::default(),
             persisted: Mutex::default(),
@@ -468,10 +461,10 @@ impl Segment {
 
     /// Syncs the bytes, unless somebody did so since they were written.
     fn sync_bytes(&self, open: &OpenSegment) -> Result<(), LogStoreError> {
-        self.on_medium(|| {
+        self.unless_failed(|| {
             let unsynced = std::mem::take(&mut *lock(&self.unsynced));
             // cleared before the sync, as `dirty`
-            if !self.unsettled.swap(false, Ordering::SeqCst) {
+            if !self.changed.swap(false, Ordering::SeqCst) {
                 return Ok(());
             }
             open.file.write_back(unsynced).map_err(LogStoreError::io("write back", self.path()))?;
@@ -480,13 +473,13 @@ impl Segment {
     }
 
     /// One at a time; nothing after a failure.
-    fn on_medium(&self, work: impl FnOnce() -> Result<(), LogStoreError>) -> Result<(), LogStoreError> {
-        let mut medium = lock(&self.medium);
-        if medium.failed {
+    fn unless_failed(&self, work: impl FnOnce() -> Result<(), LogStoreError>) -> Result<(), LogStoreError> {
+        let mut failed = lock(&self.failed);
+        if *failed {
             return Err(LogStoreError::Poisoned);
         }
         let done = work();
-        medium.failed = done.is_err();
+        *failed = done.is_err();
         done
     }
 
@@ -527,7 +520,7 @@ impl Segment {
             return Ok(());
         }
         match self.opened() {
-            Ok(open) => self.on_medium(|| {
+            Ok(open) => self.unless_failed(|| {
                 open.file.write_back(piece).map_err(LogStoreError::io("write back", self.path()))
             }),
             Err(error) if is_missing(&error) => Ok(()),
@@ -689,7 +682,7 @@ impl Segment {
 
     /// Marks it as unsynced; tells whether it was not.
     pub(crate) fn make_dirty(&self) -> bool {
-        self.unsettled.store(true, Ordering::SeqCst);
+        self.changed.store(true, Ordering::SeqCst);
         !self.dirty.swap(true, Ordering::SeqCst)
     }
 
