@@ -30,7 +30,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -58,7 +58,7 @@ use crate::{
 
 pub(crate) use self::queue::{AfterDurable, Queue, Work};
 use self::{
-    placing::{LARGE_BATCH, LEAST_NEXT_ROUND, SegmentSyncer, Synced, segments_to_sync},
+    placing::{LARGE_BATCH, SegmentSyncer, Synced},
     queue::{Kind, RECORD_BYTES, write_bytes},
 };
 
@@ -211,8 +211,6 @@ pub(crate) struct Flusher {
     faults: Faults,
     round_bytes: usize,
     max_record_bytes: usize,
-    /// The last round with a large batch was placed.
-    placing: AtomicBool,
     segment_syncer: SegmentSyncer,
     rounds: AtomicU64,
     round_total_bytes: AtomicU64,
@@ -306,7 +304,6 @@ impl Flusher {
             faults,
             round_bytes,
             max_record_bytes,
-            placing: AtomicBool::new(false),
             segment_syncer,
             rounds: AtomicU64::new(0),
             round_total_bytes: AtomicU64::new(0),
@@ -548,10 +545,7 @@ impl Flusher {
         if round.deferred.is_empty() {
             return Ok(());
         }
-        let least =
-            if self.placing.load(Ordering::Relaxed) { LEAST_NEXT_ROUND } else { placing::LEAST_ROUND };
-        let segments = segments_to_sync(&round.deferred, least);
-        self.placing.store(!segments.is_empty(), Ordering::Relaxed);
+        let segments = self.segment_syncer.choose(&round.deferred);
         let placed = self.sync_placed(&segments)?;
         for (record, segment) in std::mem::take(&mut round.deferred) {
             let is_placed = segment.is_some_and(|segment| placed.contains(&Arc::as_ptr(&segment)));
