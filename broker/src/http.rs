@@ -75,6 +75,7 @@ impl Admin {
         match *self.recovery.lock().unwrap_or_else(PoisonError::into_inner) {
             None => "not begun".to_owned(),
             Some(Progress::Reading(bytes)) => format!("read {bytes} bytes of the write-ahead log"),
+            Some(Progress::Comparing(bytes, of)) => format!("compared {bytes} of {of} bytes with segments"),
             Some(Progress::Writing(bytes, of)) => format!("wrote {bytes} of {of} bytes into segments"),
             Some(Progress::Opening(logs, of)) => format!("opened {logs} of {of} logs"),
             Some(Progress::Syncing) => "making it durable".to_owned(),

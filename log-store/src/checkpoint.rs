@@ -36,6 +36,7 @@ use uuid::Uuid;
 use crate::{
     ControlEntry, GroupState, GroupStates, LogEnd, LogStoreError, ReplicaId, Segment, TermStart, Vote,
     disk::{Access, Disk, write_file_atomically},
+    segment::is_missing,
     wal::{WalPosition, put_log_id, put_optional, take, take_log_id, take_optional, take_sized},
 };
 
@@ -131,6 +132,20 @@ impl Checkpoint {
         Ok(Some(loaded))
     }
 
+    /// Whether the checkpoint and its copy are the same: of a crash between the two, or of rot, something else is left.
+    pub(crate) fn is_twofold(disk: &dyn Disk, data: &Path) -> Result<bool, LogStoreError> {
+        let read = |name| {
+            let path = data.join(name);
+            let file = disk.open(&path, Access::Read).map_err(LogStoreError::io("open", &path))?;
+            file.read_all().map_err(LogStoreError::io("read", &path))
+        };
+        match (read(CHECKPOINT), read(CHECKPOINT_COPY)) {
+            (Ok(main), Ok(copy)) => Ok(main == copy),
+            (Err(error), _) | (_, Err(error)) if !is_missing(&error) => Err(error),
+            _ => Ok(false),
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut table = Vec::new();
         let mut groups = Vec::new();
@@ -177,7 +192,7 @@ pub fn sync_segments(
     before_sync: impl Fn(&Segment) -> Result<(), LogStoreError>,
 ) -> Result<(), LogStoreError> {
     if dirty.len() > SYNCED_ALONE {
-        dirty.iter().try_for_each(|segment| before_sync(segment))?;
+        dirty.iter().try_for_each(|segment| before_sync(segment).and_then(|()| segment.write_all_found()))?;
         // even a sync of a clean file costs a flush of the disk's cache: 1,000 of them took five seconds
         dirty.iter().for_each(|segment| segment.mark_clean());
         return disk.sync_file_system(data).map_err(LogStoreError::io("sync", data));

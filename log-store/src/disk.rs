@@ -56,6 +56,8 @@ pub enum Access {
     Read,
     /// For reading and writing; made when missing, kept when not.
     Write,
+    /// For reading and writing; it must exist.
+    Existing,
     /// For reading and writing, made empty.
     Replace,
     /// As `Write`, past the page cache where the file system allows it: every position, length and buffer must be a
@@ -331,6 +333,7 @@ impl Disk for RealDisk {
         options.read(true);
         match access {
             Access::Read => {}
+            Access::Existing => _ = options.write(true),
             Access::Write | Access::Direct => _ = options.write(true).create(true).truncate(false),
             Access::Replace => _ = options.write(true).create(true).truncate(true),
         }

@@ -25,6 +25,7 @@ mod tests;
 use std::{
     collections::VecDeque,
     io::IoSlice,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
@@ -747,6 +748,15 @@ impl Log {
         Ok(())
     }
 
+    /// What recovery found in these bytes of a segment is unsynced: the segment, unless the log has it no more.
+    pub(crate) fn mark_unsynced(&self, base_offset: i64, bytes: Range<u64>) -> Option<Arc<Segment>> {
+        let state = self.state();
+        let slot = state.segments.iter().find(|slot| slot.base_offset() == base_offset)?;
+        let end = bytes.end.min(slot.stats.bytes);
+        slot.segment.mark_found(bytes.start.min(end)..end);
+        Some(Arc::clone(&slot.segment))
+    }
+
     /// Cuts the files to the log's end and removes those beyond it. Adds segments with unsynced changes to `dirty`.
     ///
     /// # Errors
@@ -761,6 +771,7 @@ impl Log {
         };
         for segment in doomed {
             segment.forget();
+            segment.give_up_found();
             for path in segment.files() {
                 remove_file(&**self.pool.disk(), &path)?;
             }

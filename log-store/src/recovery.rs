@@ -1,15 +1,23 @@
-//! Recovery: checkpoint + rounds + segments -> open logs, a new checkpoint, and a write-ahead log with a new salt.
+//! Recovery: checkpoint + rounds + segments -> open logs, and a write-ahead log that goes on where it ended.
 //!
 //! ```text
-//!   1  load the checkpoint (or its copy); sync the write-ahead log; read the rounds behind the checkpoint
+//!   1  load the checkpoint (or its copy); sync the write-ahead log; read the records of the rounds behind the checkpoint
 //!   2  fold them in memory: the end, floor, votes of every replica are known before a segment is looked at
-//!   3  remove what belongs to no replica (any more); write every surviving batch into its segment, equal bytes too,
-//!      unless its round only names it: then it was durable there before
-//!   4  open each log: cut what lies beyond its end, walk the headers behind the checkpoint's end
-//!   5  sync what was touched, write a checkpoint with a new salt, hand out the ring
+//!   3  remove what belongs to no replica (any more); compare the head of every surviving batch with what its segment holds
+//!   4  open each log: cut what lies beyond its end, walk the headers behind the checkpoint's end, check each batch there
+//!   5  where 3 or 4 found a difference: write the replica's batches from the rounds, and open its log again
+//!   6  mark what the rounds hold as unsynced in its segments, and go on behind the last round; the node's first
+//!      checkpoint sets the rounds free
 //! ```
-//! Crashing anywhere and running it again changes nothing: until the new checkpoint is in place, the old one and its
-//! rounds are untouched, and every step makes the same bytes again. Work is bounded by the ring.
+//! After a kill -9 the segments have everything, in the page cache, and 5 has nothing to do: what is read are records of
+//! rounds and the segments' unchecked ends. After a power cut 5 writes what never left memory.
+//!
+//! Where anything is out of the ordinary (the first start, a log that cannot be opened, a checkpoint that is not the same as its
+//! copy, files of the ring that are not as they should be) recovery ends for itself: every batch of the rounds is written, all is synced, and a checkpoint with a new salt
+//! begins a new ring.
+//!
+//! Crashing anywhere and running it again changes nothing: the checkpoint and its rounds are untouched, and every step makes
+//! the same bytes again. Work is bounded by the ring.
 //!
 //! # What was promised, and what may be lost
 //! A record counts once its round's sync returned. Hence, with the disk's assumptions of [`wal`](crate::wal):
@@ -24,12 +32,13 @@
 //! rounds hold of it goes into `<data>/<replica>.rescued`, for the new checkpoint frees the rounds. The next recovery that
 //! can write it takes the file in first, and removes it, durably, before anything is served.
 //!
-//! Bytes are written again also where they seem equal: a failed write-back leaves good bytes in the page cache and bad
-//! ones on the disk, and bytes found after a kill -9 may never have left memory.
+//! Batches that are found at their place are written again all the same before they are synced
+//! ([`Segment::sync`]): a failed write-back leaves good bytes in the page cache and bad ones on the disk.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     io::IoSlice,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -37,12 +46,15 @@ use std::{
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::{
-    GroupState, GroupStates, Log, LogEnd, LogStoreError, RecordBatch, ReplicaId, SegmentPool, WalRecord,
-    checkpoint::{CHECKPOINT, Checkpoint},
+    BatchHeader, GroupState, GroupStates, Log, LogEnd, LogStoreError, RecordBatch, ReplicaId, Segment,
+    SegmentPool, WalRecord,
+    batch::HEADER_BYTES,
+    checkpoint::{CHECKPOINT, Checkpoint, DamagedGroup},
     config::LogConfig,
     data_directory::{DataDirectory, is_directory_of, write_partition_metadata},
-    disk::{Access, DirEntry, Disk, DiskFile, write_file_atomically},
-    wal::{NewWalFile, WalFile, WalOptions, WalPosition, WalReader, WalWriter},
+    disk::{Access, Advice, DirEntry, Disk, DiskFile, write_file_atomically},
+    segment::is_missing,
+    wal::{NewWalFile, Payload, WalFile, WalOptions, WalPosition, WalReader, WalWriter},
 };
 
 /// Segment files written by the redo that are kept open at a time.
@@ -57,7 +69,9 @@ const RESCUED: &str = ".rescued";
 pub enum Progress {
     /// Reading the write-ahead log: bytes so far.
     Reading(u64),
-    /// Writing its batches into segments: bytes so far, and of how many.
+    /// Comparing its batches with what segments hold: bytes so far, and of how many.
+    Comparing(u64, u64),
+    /// Writing those that segments lack: bytes so far, and of at most how many.
     Writing(u64, u64),
     /// Opening logs: how many, and of how many.
     Opening(usize, usize),
@@ -74,6 +88,9 @@ pub enum Mutation {
     EqualBytesSkipped,
     OldSaltBelieved,
     LogBelievedUnsynced,
+    LastRoundNotRewritten,
+    HeadsNotCompared,
+    MarkedSynced,
     LaterRoundIgnored,
     CheckpointBeforeSegments,
     OnlyAfterTheLastCut,
@@ -133,9 +150,15 @@ pub struct Recovered {
     pub groups: Vec<RecoveredGroup>,
     /// Replicas whose state was unreadable: offline, and nothing is known about them but their number.
     pub lost: Vec<ReplicaId>,
-    /// The states as of the new checkpoint: what the flusher's shadow begins with.
-    pub checkpoint: Checkpoint,
-    /// The write-ahead log, empty.
+    /// The states as of the last round: what the flusher's shadow begins with.
+    pub states: GroupStates,
+    /// What is kept in checkpoints of those that are lost.
+    pub damaged: Vec<DamagedGroup>,
+    /// Segments with what the rounds hold: to be synced before the next checkpoint.
+    pub dirty: Vec<Arc<Segment>>,
+    /// Replicas of which the rounds tell.
+    pub touched: HashSet<ReplicaId>,
+    /// The write-ahead log, behind the last round.
     pub wal: WalWriter,
 }
 
@@ -168,53 +191,58 @@ pub fn recover(
         (Some(checkpoint), Some(rounds)) => History::read(checkpoint, rounds, &mut options)?,
         _ => History::default(),
     };
+    let damaged = before.map(|checkpoint| checkpoint.damaged).unwrap_or_default();
     let mut redo = Redo::new(disk, &data, &history);
-    if before.as_ref().is_none_or(|checkpoint| checkpoint.damaged.is_empty())
-        && !mutation.planted(Mutation::ForeignDirectoriesKept)
-    {
+    if damaged.is_empty() && !mutation.planted(Mutation::ForeignDirectoriesKept) {
         redo.remove_foreign_directories()?;
     }
+    let different = match &mut rounds {
+        Some(rounds) => redo.prepare(rounds, &mut options)?,
+        None => BTreeSet::new(),
+    };
+    let mut groups = redo.open_logs(pool, &mut options);
     if let Some(rounds) = &mut rounds {
-        redo.write_batches(rounds, &mut options)?;
+        redo.mend(pool, rounds, &mut groups, different, &mut options)?;
     }
-    drop(rounds);
-    let groups = redo.open_logs(pool, &mut options);
 
-    let salt = options.salt;
-    let wal_options = WalOptions::new(directory.wal_dir().to_owned(), options.wal_file_bytes);
-    let mut checkpoint = Checkpoint {
-        salt,
+    let free_bytes =
+        disk.free_bytes(directory.wal_dir()).map_err(LogStoreError::io("look at", directory.wal_dir()))?;
+    let mut wal_options = WalOptions::new(directory.wal_dir().to_owned(), options.wal_file_bytes, free_bytes);
+    let mut states = GroupStates::default();
+    groups.iter().for_each(|group| states.insert(group.state.clone()));
+    let lost = damaged.iter().map(|it| it.replica).collect();
+    if let Some(rounds) = &mut rounds
+        && damaged.is_empty()
+        && redo.is_ordinary(&groups)
+        && Checkpoint::is_twofold(disk, &data)?
+    {
+        // after a kill -9 the name of the checkpoint may be in memory only, and files that it set free are used again
+        disk.sync_dir(&data).map_err(LogStoreError::io("sync", &data))?;
+        let ring = Ring::prepare(disk, &mut wal_options)?;
+        if ring.holds(rounds, &wal_options) {
+            let dirty = redo.mark_unsynced(&groups, mutation);
+            let files = ring.open(disk)?;
+            let wal = WalWriter::resume(wal_options, rounds, history.uncovered.clone(), files)?;
+            let touched =
+                history.replicas.keys().copied().filter(|replica| history.told.contains(replica)).collect();
+            return Ok(Recovered { groups, lost, states, damaged, dirty, touched, wal });
+        }
+    }
+    if let Some(rounds) = &mut rounds {
+        let all = history.states.iter().map(|state| state.replica).collect();
+        // also where the bytes seem equal, but no segment comes back that its log has given up
+        redo.write_batches(&all, Access::Existing, rounds, &mut options)?;
+        redo.rescue(rounds, mutation)?;
+    }
+    let checkpoint = Checkpoint {
+        salt: options.salt,
         position: WalPosition { round: history.last_round, file: 0, position: 0 },
-        groups: GroupStates::default(),
-        damaged: before.map(|checkpoint| checkpoint.damaged).unwrap_or_default(),
+        groups: states,
+        damaged,
     };
-    for group in &groups {
-        checkpoint.groups.insert(group.state.clone());
-    }
-    if mutation.planted(Mutation::CheckpointBeforeSegments) {
-        let ring = Ring::prepare(disk, &wal_options)?;
-        checkpoint.position.file = ring.first();
-        checkpoint.write(disk, &data)?;
-    }
-    (options.progress)(Progress::Syncing);
-    redo.sync(mutation)?;
-    if mutation.planted(Mutation::MetaFirst) {
-        directory.finish_first_start()?;
-    }
-    let ring = if mutation.planted(Mutation::RingNotMadeFirst) {
-        checkpoint.write(disk, &data)?;
-        directory.finish_first_start()?;
-        Ring::prepare(disk, &wal_options)?
-    } else {
-        let ring = Ring::prepare(disk, &wal_options)?;
-        checkpoint.position.file = ring.first();
-        checkpoint.write(disk, &data)?;
-        ring
-    };
-    redo.forget_rescued()?;
-    directory.finish_first_start()?;
-    let wal = ring.into_writer(disk, wal_options, salt, history.last_round)?;
-    Ok(Recovered { groups, lost: checkpoint.damaged.iter().map(|it| it.replica).collect(), checkpoint, wal })
+    let wal = redo.end(directory, wal_options, checkpoint.clone(), &mut options)?;
+    let Checkpoint { groups: states, damaged, .. } = checkpoint;
+    Ok(Recovered { groups, lost, states, damaged, dirty: Vec::new(), touched: HashSet::new(), wal })
 }
 
 /// The checkpoint, or `None` in a first start.
@@ -256,6 +284,10 @@ struct History {
     last_round: u64,
     /// Bytes of batches in the rounds.
     batch_bytes: u64,
+    /// The rounds, with the bytes of each and of the batches that it names.
+    uncovered: VecDeque<(u64, u64)>,
+    /// Replicas of which the rounds tell.
+    told: HashSet<ReplicaId>,
     replicas: HashMap<ReplicaId, ReplicaHistory>,
 }
 
@@ -296,6 +328,8 @@ impl History {
             states: checkpoint.groups.clone(),
             last_round: checkpoint.position.round,
             batch_bytes: 0,
+            uncovered: VecDeque::new(),
+            told: HashSet::new(),
             replicas: HashMap::new(),
         };
         for state in checkpoint.groups.iter() {
@@ -306,15 +340,22 @@ impl History {
         let mut number = 0;
         let mut bytes = 0;
         while let Some(round) = rounds.next_round()? {
+            let mut uncovered = round.padded_len;
             for record in round.records() {
                 number += 1;
-                let record = record?;
+                let (record, held) = record?;
+                if let WalRecord::Placed { head, .. } = &record
+                    && held.is_none()
+                {
+                    uncovered += BatchHeader::decode(head).size() as u64;
+                }
                 if !damaged.contains(&record.replica()) {
-                    history.fold(number, &record);
+                    history.fold(number, &record, held.is_some());
                 }
             }
             history.last_round = round.number;
-            bytes += round.records.len() as u64;
+            history.uncovered.push_back((round.number, uncovered));
+            bytes += round.padded_len;
             (options.progress)(Progress::Reading(bytes));
         }
         for state in history.states.iter_mut() {
@@ -325,8 +366,10 @@ impl History {
         Ok(history)
     }
 
-    fn fold(&mut self, number: u64, record: &WalRecord) {
+    /// Takes in a record; of a batch, whether its round holds it.
+    fn fold(&mut self, number: u64, record: &WalRecord, held: bool) {
         let replica = record.replica();
+        self.told.insert(replica);
         let known = self.replicas.entry(replica).or_default();
         if known.broken.is_some() {
             return;
@@ -346,12 +389,12 @@ impl History {
         match record {
             WalRecord::Created { .. } => known.new = true,
             WalRecord::Dropped { .. } => _ = self.replicas.remove(&replica),
-            WalRecord::Batch { batch, segment, .. } => {
-                self.batch_bytes += batch.size() as u64;
-                known.close_before(before, *segment);
-            }
-            WalRecord::Placed { segment, .. } => {
-                known.placed = true;
+            WalRecord::Placed { segment, head, .. } => {
+                if held {
+                    self.batch_bytes += BatchHeader::decode(head).size() as u64;
+                } else {
+                    known.placed = true;
+                }
                 known.close_before(before, *segment);
             }
             WalRecord::Cut { after, end, .. } => {
@@ -367,6 +410,7 @@ impl History {
             }
             WalRecord::Vote { .. }
             | WalRecord::Control { .. }
+            | WalRecord::Batch { .. }
             | WalRecord::Purge { .. }
             | WalRecord::Installed { .. }
             | WalRecord::Snapshot { .. } => {}
@@ -389,6 +433,14 @@ impl ReplicaHistory {
     }
 }
 
+/// A batch that a round holds.
+struct Held {
+    position: u64,
+    head: [u8; HEADER_BYTES],
+    record: WalRecord,
+    payload: Payload,
+}
+
 /// Brings the files to what the history says.
 struct Redo<'a> {
     disk: &'a dyn Disk,
@@ -398,10 +450,13 @@ struct Redo<'a> {
     dirs: HashMap<ReplicaId, PathBuf>,
     /// Segment files open for writing, by replica and base offset.
     open: HashMap<(ReplicaId, i64), Arc<dyn DiskFile>>,
-    /// Every file written; in order, so that recovery does the same to the same disk, and a crash in it can be repeated.
-    touched: BTreeSet<(ReplicaId, i64)>,
-    /// Replicas that cannot be written.
+    /// Every segment of which rounds hold something, and where that lies in it, or that was cut; in order, so that recovery does
+    /// the same to the same disk, and a crash in it can be repeated.
+    touched: BTreeMap<(ReplicaId, i64), Range<u64>>,
+    /// Why replicas cannot be written, until it is said.
     failed: HashMap<ReplicaId, LogStoreError>,
+    /// Replicas that cannot be written.
+    unwritten: BTreeSet<ReplicaId>,
     /// Batches that an earlier recovery could not write.
     rescued: HashMap<ReplicaId, Vec<WalRecord>>,
     /// Files of them that are needless once the new checkpoint is durable.
@@ -417,8 +472,9 @@ impl<'a> Redo<'a> {
             history,
             dirs,
             open: HashMap::new(),
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
             failed: HashMap::new(),
+            unwritten: BTreeSet::new(),
             rescued: HashMap::new(),
             needless: Vec::new(),
         }
@@ -446,45 +502,226 @@ impl<'a> Redo<'a> {
         Ok(())
     }
 
-    /// Reads the rounds again and writes what survived. Rounds are not kept in memory: the ring may be larger.
-    fn write_batches(
+    /// Makes the directories ready, and finds the replicas whose segments differ from what the rounds say. Rounds are not kept
+    /// in memory: the ring may be larger.
+    fn prepare(
         &mut self,
         rounds: &mut WalReader,
         options: &mut RecoveryOptions<'_>,
-    ) -> Result<(), LogStoreError> {
+    ) -> Result<BTreeSet<ReplicaId>, LogStoreError> {
         for state in self.history.states.iter() {
             if let Err(error) = self.make_directory(state, options.mutation) {
                 self.fail(state.replica, error);
             }
         }
         self.write_rescued(options.mutation)?;
+        let mut different: BTreeSet<_> = self.rescued.keys().copied().collect();
+        let mut compared = 0;
+        self.each_run(rounds, options, |redo, _, progress, replica, segment, batches| {
+            let range = redo.touched.entry((replica, segment)).or_insert(batches[0].position..0);
+            range.start = range.start.min(batches[0].position);
+            for batch in &batches {
+                let end = batch.position + BatchHeader::decode(&batch.head).size() as u64;
+                range.end = range.end.max(end);
+                compared += end - batch.position;
+            }
+            if !different.contains(&replica) && !redo.has_heads(replica, segment, &batches) {
+                different.insert(replica);
+            }
+            progress(Progress::Comparing(compared, redo.history.batch_bytes));
+            Ok(())
+        })?;
+        if options.mutation.planted(Mutation::HeadsNotCompared) {
+            different.retain(|replica| self.rescued.contains_key(replica));
+        }
+        self.write_batches(&different, Access::Write, rounds, options)?;
+        if !options.mutation.planted(Mutation::CutTailsKept) {
+            self.remove_cut_tails();
+        }
+        Ok(different)
+    }
+
+    /// Runs over the batches that rounds hold and that survived, a round's batches of a segment at a time.
+    fn each_run(
+        &mut self,
+        rounds: &mut WalReader,
+        options: &mut RecoveryOptions<'_>,
+        mut take: impl FnMut(
+            &mut Self,
+            &mut WalReader,
+            &mut dyn FnMut(Progress),
+            ReplicaId,
+            i64,
+            Vec<Held>,
+        ) -> Result<(), LogStoreError>,
+    ) -> Result<(), LogStoreError> {
         rounds.rewind();
         let mut number = 0;
-        let mut written = 0;
         while let Some(round) = rounds.next_round()? {
-            let mut runs: BTreeMap<(ReplicaId, i64), Vec<(u64, RecordBatch)>> = BTreeMap::new();
+            let mut runs: BTreeMap<(ReplicaId, i64), Vec<Held>> = BTreeMap::new();
             for record in round.records() {
                 number += 1;
-                if let WalRecord::Batch { replica, index, segment, position, batch } = record?
+                if let (record @ WalRecord::Placed { replica, index, segment, position, head }, Some(payload)) =
+                    record?
                     && self.dirs.contains_key(&replica)
                     && let Some(known) = self.history.replicas.get(&replica)
                     && known.survives(number, index, options.mutation)
                 {
-                    written += batch.size() as u64;
-                    runs.entry((replica, segment)).or_default().push((position, batch));
+                    let held = Held { position, head, record, payload };
+                    runs.entry((replica, segment)).or_default().push(held);
                 }
             }
             for ((replica, segment), batches) in runs {
-                if let Err(error) = self.write_run(replica, segment, &batches, options.mutation) {
-                    self.fail(replica, error);
+                take(self, rounds, options.progress, replica, segment, batches)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a segment has the heads of these batches where they belong.
+    fn has_heads(&mut self, replica: ReplicaId, segment: i64, batches: &[Held]) -> bool {
+        let Ok(file) = self.open_segment(replica, segment, Access::Read) else { return false };
+        if let (Some(first), Some(last)) = (batches.first(), batches.last()) {
+            // all of it is going to be checked, and head by head the disk would be asked for each; without it it is slower
+            let _ = file.advise(first.position..last.position + HEADER_BYTES as u64, Advice::WillNeed);
+        }
+        let mut there = [0; HEADER_BYTES];
+        batches.iter().all(|batch| {
+            file.read_at(&mut there, batch.position).is_ok_and(|read| read == there.len())
+                && there == batch.head
+        })
+    }
+
+    /// Writes what survived of these replicas.
+    fn write_batches(
+        &mut self,
+        replicas: &BTreeSet<ReplicaId>,
+        access: Access,
+        rounds: &mut WalReader,
+        options: &mut RecoveryOptions<'_>,
+    ) -> Result<(), LogStoreError> {
+        self.open.clear();
+        if replicas.is_empty() {
+            return Ok(());
+        }
+        let mutation = options.mutation;
+        let mut written = 0;
+        self.each_run(rounds, options, |redo, rounds, progress, replica, segment, batches| {
+            if !replicas.contains(&replica) {
+                return Ok(());
+            }
+            let mut whole = Vec::with_capacity(batches.len());
+            for held in &batches {
+                // one that is damaged here may be whole where it lies; else the log does not open
+                if let Some(batch) = rounds.payload(&held.record, &held.payload)? {
+                    written += batch.size() as u64;
+                    whole.push((held.position, batch));
                 }
             }
-            (options.progress)(Progress::Writing(written, self.history.batch_bytes));
+            match redo.write_run(replica, segment, &whole, access, mutation) {
+                Err(error) if access == Access::Existing && is_missing(&error) => {}
+                Err(error) => redo.fail(replica, error),
+                Ok(()) => {}
+            }
+            progress(Progress::Writing(written, redo.history.batch_bytes));
+            Ok(())
+        })?;
+        self.open.clear();
+        Ok(())
+    }
+
+    /// Writes the batches of logs that did not open, and opens them again.
+    fn mend(
+        &mut self,
+        pool: &Arc<SegmentPool>,
+        rounds: &mut WalReader,
+        groups: &mut [RecoveredGroup],
+        written: BTreeSet<ReplicaId>,
+        options: &mut RecoveryOptions<'_>,
+    ) -> Result<(), LogStoreError> {
+        let held: BTreeSet<_> = self.touched.keys().map(|(replica, _)| *replica).collect();
+        let mendable: BTreeSet<_> = groups
+            .iter()
+            .filter(|group| group.log.is_err())
+            .map(|group| group.state.replica)
+            .filter(|replica| {
+                held.contains(replica) && !written.contains(replica) && !self.unwritten.contains(replica)
+            })
+            .collect();
+        self.write_batches(&mendable, Access::Write, rounds, options)?;
+        for group in groups.iter_mut().filter(|group| mendable.contains(&group.state.replica)) {
+            group.log = self.open_log(pool, &group.state, options);
         }
-        if !options.mutation.planted(Mutation::CutTailsKept) {
-            self.remove_cut_tails();
+        for RecoveredGroup { state, log } in groups.iter() {
+            if let Err(error) = log {
+                tracing::error!(
+                    topic = state.topic,
+                    partition = state.partition,
+                    %error,
+                    "this partition is offline: nothing of it was changed. Restore its directory from a copy, make it \
+                     readable, or delete the topic; the others are served"
+                );
+            }
         }
-        self.rescue(rounds, options.mutation)
+        Ok(())
+    }
+
+    /// Whether nothing is out of the ordinary.
+    fn is_ordinary(&self, groups: &[RecoveredGroup]) -> bool {
+        self.rescued.is_empty()
+            && self.needless.is_empty()
+            && self.unwritten.is_empty()
+            && groups.iter().all(|group| group.log.is_ok())
+    }
+
+    /// Marks what the rounds hold as unsynced, so that the next checkpoint syncs it.
+    fn mark_unsynced(&self, groups: &[RecoveredGroup], mutation: Mutation) -> Vec<Arc<Segment>> {
+        let logs: HashMap<_, _> =
+            groups.iter().filter_map(|group| Some((group.state.replica, group.log.as_ref().ok()?))).collect();
+        if mutation.planted(Mutation::MarkedSynced) {
+            return Vec::new();
+        }
+        self.touched
+            .iter()
+            .filter_map(|((replica, segment), range)| {
+                logs.get(replica)?.mark_unsynced(*segment, range.clone())
+            })
+            .collect()
+    }
+
+    /// Makes everything durable, and begins a new ring with a checkpoint.
+    fn end(
+        &self,
+        directory: &mut DataDirectory,
+        mut wal_options: WalOptions,
+        mut checkpoint: Checkpoint,
+        options: &mut RecoveryOptions<'_>,
+    ) -> Result<WalWriter, LogStoreError> {
+        let mutation = options.mutation;
+        if mutation.planted(Mutation::CheckpointBeforeSegments) {
+            let ring = Ring::prepare(self.disk, &mut wal_options)?;
+            checkpoint.position.file = ring.first();
+            checkpoint.write(self.disk, self.data)?;
+        }
+        (options.progress)(Progress::Syncing);
+        self.sync(mutation)?;
+        if mutation.planted(Mutation::MetaFirst) {
+            directory.finish_first_start()?;
+        }
+        let ring = if mutation.planted(Mutation::RingNotMadeFirst) {
+            checkpoint.write(self.disk, self.data)?;
+            directory.finish_first_start()?;
+            Ring::prepare(self.disk, &mut wal_options)?
+        } else {
+            let ring = Ring::prepare(self.disk, &mut wal_options)?;
+            checkpoint.position.file = ring.first();
+            checkpoint.write(self.disk, self.data)?;
+            ring
+        };
+        self.forget_rescued()?;
+        directory.finish_first_start()?;
+        let files = ring.open(self.disk)?;
+        Ok(WalWriter::new(wal_options, options.salt, checkpoint.position.round, files))
     }
 
     fn rescued_path(&self, replica: ReplicaId) -> PathBuf {
@@ -514,14 +751,19 @@ impl<'a> Redo<'a> {
             };
             for record in &records {
                 if let WalRecord::Batch { segment, position, batch, .. } = record
-                    && let Err(error) =
-                        self.write_run(replica, *segment, &[(*position, batch.clone())], mutation)
+                    && let Err(error) = self.write_run(
+                        replica,
+                        *segment,
+                        &[(*position, batch.clone())],
+                        Access::Write,
+                        mutation,
+                    )
                 {
                     self.fail(replica, error);
                 }
             }
             self.rescued.insert(replica, records);
-            if !self.failed.contains_key(&replica) {
+            if !self.unwritten.contains(&replica) {
                 self.needless.push(path);
             }
         }
@@ -551,11 +793,11 @@ impl<'a> Redo<'a> {
 
     /// Keeps what the rounds hold of replicas that cannot be written.
     fn rescue(&mut self, rounds: &mut WalReader, mutation: Mutation) -> Result<(), LogStoreError> {
-        if self.failed.is_empty() || mutation.planted(Mutation::NothingRescued) {
+        if self.unwritten.is_empty() || mutation.planted(Mutation::NothingRescued) {
             return Ok(());
         }
         let mut kept: BTreeMap<ReplicaId, Vec<WalRecord>> = BTreeMap::new();
-        for replica in self.failed.keys() {
+        for replica in &self.unwritten {
             kept.insert(*replica, self.rescued.remove(replica).unwrap_or_default());
         }
         rounds.rewind();
@@ -563,22 +805,20 @@ impl<'a> Redo<'a> {
         while let Some(round) = rounds.next_round()? {
             for record in round.records() {
                 number += 1;
-                if let record @ WalRecord::Batch { replica, index, .. } = record?
+                if let (record @ WalRecord::Placed { replica, index, segment, position, .. }, Some(payload)) =
+                    record?
                     && let Some(known) = self.history.replicas.get(&replica)
                     && known.survives(number, index, mutation)
                     && let Some(records) = kept.get_mut(&replica)
+                    && let Some(batch) = rounds.payload(&record, &payload)?
                 {
-                    records.push(record);
+                    records.push(WalRecord::Batch { replica, index, segment, position, batch });
                 }
             }
         }
         for (replica, records) in kept.into_iter().filter(|(_, records)| !records.is_empty()) {
             let mut bytes = Vec::new();
-            for record in &records {
-                let begin = bytes.len();
-                bytes.resize(begin + record.encoded_len(), 0);
-                record.encode(&mut bytes[begin..]);
-            }
+            records.iter().for_each(|record| record.encode(&mut bytes));
             let sum = crc32fast::hash(&bytes);
             bytes.put_u32(sum);
             let path = self.rescued_path(replica);
@@ -602,7 +842,7 @@ impl<'a> Redo<'a> {
     /// that were closed since, and segments between them. The active segment is cut when its log is opened.
     fn remove_cut_tails(&mut self) {
         let mut failed = Vec::new();
-        for state in self.history.states.iter().filter(|state| !self.failed.contains_key(&state.replica)) {
+        for state in self.history.states.iter().filter(|state| !self.unwritten.contains(&state.replica)) {
             if let Some(known) =
                 self.history.replicas.get(&state.replica).filter(|known| !known.cuts.is_empty())
                 && let Err(error) = self.remove_cut_tails_of(state, known)
@@ -610,7 +850,7 @@ impl<'a> Redo<'a> {
                 failed.push((state.replica, error));
             }
         }
-        self.failed.extend(failed);
+        failed.into_iter().for_each(|(replica, error)| self.fail(replica, error));
     }
 
     fn remove_cut_tails_of(&self, state: &GroupState, known: &ReplicaHistory) -> Result<(), LogStoreError> {
@@ -673,6 +913,7 @@ impl<'a> Redo<'a> {
     }
 
     fn fail(&mut self, replica: ReplicaId, error: LogStoreError) {
+        self.unwritten.insert(replica);
         self.failed.entry(replica).or_insert(error);
     }
 
@@ -681,26 +922,23 @@ impl<'a> Redo<'a> {
         replica: ReplicaId,
         segment: i64,
         batches: &[(u64, RecordBatch)],
+        access: Access,
         mutation: Mutation,
     ) -> Result<(), LogStoreError> {
-        if self.failed.contains_key(&replica) {
+        if self.unwritten.contains(&replica) {
             return Ok(());
         }
         let path = self.segment_path(replica, segment);
-        if !self.open.contains_key(&(replica, segment)) {
-            if self.open.len() >= OPEN_FILES {
-                self.open.clear();
-            }
-            let file = self.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
-            self.open.insert((replica, segment), file);
+        let file = self.open_segment(replica, segment, access)?;
+        if let (Some((first, _)), Some((last, batch))) = (batches.first(), batches.last()) {
+            let range = self.touched.entry((replica, segment)).or_insert(*first..0);
+            *range = range.start.min(*first)..range.end.max(last + batch.size() as u64);
         }
-        let file = &self.open[&(replica, segment)];
-        self.touched.insert((replica, segment));
         let mut slices = Vec::new();
         let (mut begin, mut end) = (0, 0);
         for (position, batch) in batches {
             if *position != end || slices.len() >= 512 {
-                write(&**file, &path, &slices, begin, mutation)?;
+                write(&*file, &path, &slices, begin, mutation)?;
                 slices.clear();
                 begin = *position;
                 end = begin;
@@ -709,7 +947,26 @@ impl<'a> Redo<'a> {
             slices.push(IoSlice::new(&batch.records));
             end += batch.size() as u64;
         }
-        write(&**file, &path, &slices, begin, mutation)
+        write(&*file, &path, &slices, begin, mutation)
+    }
+
+    /// The file of a segment, kept open for what follows.
+    fn open_segment(
+        &mut self,
+        replica: ReplicaId,
+        segment: i64,
+        access: Access,
+    ) -> Result<Arc<dyn DiskFile>, LogStoreError> {
+        if let Some(file) = self.open.get(&(replica, segment)) {
+            return Ok(Arc::clone(file));
+        }
+        if self.open.len() >= OPEN_FILES {
+            self.open.clear();
+        }
+        let path = self.segment_path(replica, segment);
+        let file = self.disk.open(&path, access).map_err(LogStoreError::io("open", &path))?;
+        self.open.insert((replica, segment), Arc::clone(&file));
+        Ok(file)
     }
 
     fn segment_path(&self, replica: ReplicaId, segment: i64) -> PathBuf {
@@ -725,15 +982,7 @@ impl<'a> Redo<'a> {
         let total = self.history.states.len();
         let mut groups = Vec::with_capacity(total);
         for state in self.history.states.iter() {
-            let log = self.open_log(pool, state, options).inspect_err(|error| {
-                tracing::error!(
-                    topic = state.topic,
-                    partition = state.partition,
-                    %error,
-                    "this partition is offline: nothing of it was changed. Restore its directory from a copy, make it \
-                     readable, or delete the topic; the others are served"
-                );
-            });
+            let log = self.open_log(pool, state, options);
             groups.push(RecoveredGroup { state: state.clone(), log });
             (options.progress)(Progress::Opening(groups.len(), total));
         }
@@ -767,7 +1016,7 @@ impl<'a> Redo<'a> {
         let cut = known.is_some_and(|known| !known.cuts.is_empty()) || self.is_longer(state);
         let log = Log::open(pool, dir, state, unchecked.as_ref(), (options.config)(state), options.now_ms)?;
         if cut {
-            self.touched.insert((state.replica, state.end.segment));
+            self.touched.entry((state.replica, state.end.segment)).or_default();
         }
         Ok(log)
     }
@@ -783,7 +1032,8 @@ impl<'a> Redo<'a> {
         if self.touched.len() > SYNCED_ALONE {
             return self.disk.sync_file_system(self.data).map_err(LogStoreError::io("sync", self.data));
         }
-        for (replica, segment) in &self.touched {
+        for (replica, segment) in self.touched.keys().filter(|(replica, _)| !self.unwritten.contains(replica))
+        {
             let path = self.segment_path(*replica, *segment);
             // a segment that the end of the rounds has purged is gone again
             if self.disk.exists(&path).map_err(LogStoreError::io("look for", &path))? {
@@ -794,8 +1044,9 @@ impl<'a> Redo<'a> {
         if mutation.planted(Mutation::DirectoriesNotSynced) {
             return Ok(());
         }
-        let touched: BTreeSet<_> = self.touched.iter().map(|(replica, _)| &self.dirs[replica]).collect();
-        for dir in touched {
+        let touched: BTreeSet<_> = self.touched.keys().map(|(replica, _)| replica).collect();
+        for replica in touched.into_iter().filter(|replica| !self.unwritten.contains(replica)) {
+            let dir = &self.dirs[replica];
             self.disk.sync_dir(dir).map_err(LogStoreError::io("sync", dir))?;
         }
         self.disk.sync_dir(self.data).map_err(LogStoreError::io("sync", self.data))
@@ -864,7 +1115,7 @@ pub fn remove_partition_directory(disk: &dyn Disk, dir: &Path) -> Result<(), Log
 
 /// The files of the ring, before the checkpoint that hands them out.
 struct Ring {
-    /// Files of the right size: all are free once the checkpoint is durable.
+    /// Files of the right size: all are free once the checkpoint of a new ring is durable.
     usable: Vec<(u32, PathBuf)>,
     /// Files of another size, or beyond the ring.
     surplus: Vec<PathBuf>,
@@ -872,7 +1123,7 @@ struct Ring {
 
 impl Ring {
     /// Makes sure that a file is there, durable, before a checkpoint says that rounds are in it.
-    fn prepare(disk: &dyn Disk, options: &WalOptions) -> Result<Self, LogStoreError> {
+    fn prepare(disk: &dyn Disk, options: &mut WalOptions) -> Result<Self, LogStoreError> {
         let mut ring = Self { usable: Vec::new(), surplus: Vec::new() };
         let mut next = 0;
         for entry in disk.list(&options.dir).map_err(LogStoreError::io("list", &options.dir))? {
@@ -893,6 +1144,8 @@ impl Ring {
             }
         }
         ring.usable.sort();
+        // the files take their part of what was free before
+        options.files = options.files.max(ring.usable.len()).min(options.most_files());
         if ring.usable.len() > options.files {
             ring.surplus.extend(ring.usable.drain(options.files..).map(|(_, path)| path));
         }
@@ -910,17 +1163,19 @@ impl Ring {
         self.usable[0].0
     }
 
-    fn into_writer(
-        self,
-        disk: &dyn Disk,
-        options: WalOptions,
-        salt: u64,
-        round: u64,
-    ) -> Result<WalWriter, LogStoreError> {
+    /// Whether all files are as they should be, and those in which there are rounds are among them. A single file that is full
+    /// would wait for a second one, which a full disk does not give.
+    fn holds(&self, rounds: &WalReader, options: &WalOptions) -> bool {
+        self.surplus.is_empty()
+            && (self.usable.len() > 1 || 2 * rounds.end().position <= options.file_bytes)
+            && rounds.used_files().all(|number| self.usable.iter().any(|(usable, _)| *usable == number))
+    }
+
+    /// Opens the files, and removes those that are of no use.
+    fn open(self, disk: &dyn Disk) -> Result<Vec<WalFile>, LogStoreError> {
         for path in &self.surplus {
             disk.remove_file(path).map_err(LogStoreError::io("remove", path))?;
         }
-        let files = self.usable.into_iter().map(|(number, path)| WalFile::open(disk, number, path));
-        Ok(WalWriter::new(options, salt, round, files.collect::<Result<_, _>>()?))
+        self.usable.into_iter().map(|(number, path)| WalFile::open(disk, number, path)).collect()
     }
 }

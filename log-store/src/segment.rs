@@ -349,8 +349,15 @@ pub struct Segment {
     gone: AtomicBool,
     /// Covers the bytes written since the last sync.
     unsynced: Mutex<Range<u64>>,
+    /// Batches that recovery found where they belong: they are written again before they are handed to the disk, for a failed
+    /// write-back leaves good bytes in the page cache and bad ones on the disk. Held while a piece of them is written, and
+    /// while the file is cut.
+    found: Mutex<Range<u64>>,
     persisted: Mutex<Persisted>,
 }
+
+/// Bytes that are written again at a time.
+const FOUND_PIECE: usize = 1 << 20;
 
 /// The files of a segment.
 const EXTENSIONS: [&str; 6] = ["log", "index", "timeindex", "txnindex", "snapshot", "raft"];
@@ -393,6 +400,7 @@ impl Segment {
             changed: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             unsynced: Mutex::default(),
+            found: Mutex::default(),
             persisted: Mutex::default(),
         })
     }
@@ -467,6 +475,7 @@ impl Segment {
             if !self.changed.swap(false, Ordering::SeqCst) {
                 return Ok(());
             }
+            self.write_found(u64::MAX)?;
             open.file.write_back(unsynced).map_err(LogStoreError::io("write back", self.path()))?;
             open.file.sync().map_err(LogStoreError::io("sync", self.path()))
         })
@@ -521,11 +530,87 @@ impl Segment {
         }
         match self.opened() {
             Ok(open) => self.unless_failed(|| {
+                self.write_found(piece.end)?;
                 open.file.write_back(piece).map_err(LogStoreError::io("write back", self.path()))
             }),
             Err(error) if is_missing(&error) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// What recovery found in these bytes is unsynced.
+    pub(crate) fn mark_found(&self, bytes: Range<u64>) {
+        *lock(&self.unsynced) = bytes.clone();
+        *lock(&self.found) = bytes;
+        self.names.store(true, Ordering::SeqCst);
+        self.make_dirty();
+    }
+
+    /// Whether there are batches that are written again before they are synced.
+    pub fn has_found(&self) -> bool {
+        !lock(&self.found).is_empty()
+    }
+
+    /// What recovery found is promised no more, and another segment may get the name.
+    pub(crate) fn give_up_found(&self) {
+        *lock(&self.found) = 0..0;
+    }
+
+    /// Writes all that recovery found again; a sync of the file system follows.
+    ///
+    /// # Errors
+    /// The system's, and [`LogStoreError::Corrupt`] where it is not there any more: final (durability rule 6).
+    pub(crate) fn write_all_found(&self) -> Result<(), LogStoreError> {
+        self.write_found(u64::MAX)
+    }
+
+    /// Writes what recovery found again, as far as it begins before `end`.
+    fn write_found(&self, end: u64) -> Result<(), LogStoreError> {
+        while self.write_found_piece(end)? {}
+        Ok(())
+    }
+
+    /// Writes some batches that recovery found again; whether there were any that begin before `end`.
+    fn write_found_piece(&self, end: u64) -> Result<bool, LogStoreError> {
+        let mut found = lock(&self.found);
+        if found.start >= found.end.min(end) || self.pool.planted(Mutation::EqualBytesSkipped) {
+            return Ok(false);
+        }
+        let path = self.path();
+        // also where its files go away, as in `sync`; if the name is another's by now, the bytes that it has are written to it
+        let file = match self.pool.disk.open(&path, Access::Existing) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(LogStoreError::io("open", &path)(error)),
+        };
+        let open = OpenSegment::new(Arc::clone(&file));
+        // what the page cache lost meanwhile may have come back from the disk as something else
+        let mut walk = HeaderWalk::new(path.clone(), &open, found.start, 0, found.end).reading(FOUND_PIECE);
+        let mut piece = Vec::new();
+        while piece.len() < FOUND_PIECE {
+            let batch = match walk.next_waiting() {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break,
+                // another's file
+                Err(_) if self.is_gone() => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            match walk.body(&batch) {
+                Ok(bytes) => piece.extend_from_slice(bytes),
+                Err(_) if self.is_gone() => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        if piece.is_empty() {
+            return Err(LogStoreError::Corrupt {
+                path,
+                position: found.start,
+                reason: format!("no batch, although there were some up to {}", found.end),
+            });
+        }
+        file.write_all_at(&[IoSlice::new(&piece)], found.start).map_err(LogStoreError::io("write", &path))?;
+        found.start += piece.len() as u64;
+        Ok(true)
     }
 
     /// A sync of the whole file system follows, which covers everything written before this call.
@@ -664,8 +749,10 @@ impl Segment {
     pub(crate) fn shorten(&self, bytes: u64) -> Result<(), LogStoreError> {
         let path = self.path();
         if self.pool.disk.exists(&path).map_err(LogStoreError::io("look for", &path))? {
+            let mut found = lock(&self.found);
             let file = self.pool.disk.open(&path, Access::Write).map_err(LogStoreError::io("open", &path))?;
             file.set_len(bytes).map_err(LogStoreError::io("cut", &path))?;
+            found.end = found.end.min(bytes);
         }
         Ok(())
     }

@@ -4,31 +4,36 @@
 //! ```text
 //!   <wal.dir>/0.wal  |round 41|round 42  |..|      64 MiB each (4 MiB when ephemeral), zeroed before use
 //!            1.wal  |round 43   |r. 44|0000|      a round never crosses files: it begins the next one instead
-//!            2.wal  |0000000000000000000000|      made ahead by a worker, up to eight
+//!            2.wal  |0000000000000000000000|      made ahead by a worker: eight as they are needed, up to 48 for bursts
 //!
 //!   round, on a 4 KiB boundary                    record
-//!   0  magic     8  "ALVMWAL\x01" (version 1)     0  type     1
-//!   8  salt      8  new with each start           1  replica  8
+//!   0  magic     8  "ALVMWAL\x02" (version 2)     0  type     1
+//!   8  salt      8  new with the ring             1  replica  8
 //!   16 number    8  dense over the node's life    9  body     by type:
-//!   24 length    4  of the records                   1 Created    topic id 16, partition 4, name (length 2, bytes)
-//!   28 crc       4  CRC-32 of salt, records,         2 Dropped
-//!                   then bytes 0..28                 3 Vote       term 8, node 8, committed 1
-//!   32 records, then zeros to 4 KiB                  4 Control    index 8, term 8, offset 8, length 4, payload
-//!                                                    5 Batch      index 8, segment 8, position 8, length 4, batch
-//!   an optional log id is a byte (0 or 1) and,       6 Cut        after (optional log id), segment 8, position 8,
-//!   where it is 1, term 8 and index 8                             last (optional log id), next offset 8
-//!   all numbers are big-endian                       7 Purge      term 8, index 8, offset 8
-//!                                                    8 Installed  term 8, index 8, next offset 8, length 4, snapshot
-//!                                                    9 Snapshot   length 4, snapshot
-//!                                                   10 Placed     index 8, segment 8, position 8, head of the batch 61
+//!   24 payload   4  its length                       1 Created    topic id 16, partition 4, name (length 2, bytes)
+//!   28 records   4  their length                     2 Dropped
+//!   32 before    4  crc of the round before          3 Vote       term 8, node 8, committed 1
+//!   36 crc       4  CRC-32 of salt, records,         4 Control    index 8, term 8, offset 8, length 4, payload
+//!                   then bytes 0..36                 5 Batch      index 8, segment 8, position 8, length of the
+//!   40 payload: what the batches hold,                            records in it 4, head of the batch 61
+//!      one behind the other                          6 Cut        after (optional log id), segment 8, position 8,
+//!   .. records, then zeros to 4 KiB                               last (optional log id), next offset 8
+//!                                                    7 Purge      term 8, index 8, offset 8
+//!   an optional log id is a byte (0 or 1) and,       8 Installed  term 8, index 8, next offset 8, length 4, snapshot
+//!   where it is 1, term 8 and index 8                9 Snapshot   length 4, snapshot
+//!   all numbers are big-endian                      10 Placed     index 8, segment 8, position 8, head of the batch 61
 //! ```
+//! What batches hold is in a place of its own, so that recovery passes over it where segments have it: it reads the records of
+//! all rounds, then the payload of what is missing. The CRC of a batch covers its payload.
 //!
 //! # Invariants
 //! - A round is written only once the round before it is durable ([`WalWriter::write`] asserts it). Hence at most one
-//!   round can be torn, the last; a whole round beyond a broken one means damage, and recovery refuses to start
-//!   (durability rule 1; `recovery`).
-//! - The salt is random and new with each start's checkpoint, and the CRC begins from it: what is left of a file's
-//!   former use, or what a client puts into its records, never passes for a round.
+//!   round can be torn, the last, and its payload alone has to be looked at; a whole round beyond a broken one means
+//!   damage, and recovery refuses to start (durability rule 1; `recovery`).
+//! - A round names the one before it by its CRC: what is left of a round that recovery did not believe, and that another
+//!   one of its number followed, is never taken for its predecessor.
+//! - The salt is random and new with each checkpoint that begins a ring, and the CRC begins from it: what is left of a
+//!   file's former use, or what a client puts into its records, never passes for a round.
 //! - A round that says of a batch only where it lies ([`WalRecord::Placed`]) is written once the batch is durable there
 //!   ([`Segment::sync_placed`](crate::Segment::sync_placed), durability rule 1).
 //! - A file is used again only when a checkpoint holds everything of its rounds ([`WalWriter::release`]).
@@ -40,6 +45,7 @@
 use std::{
     collections::VecDeque,
     io::IoSlice,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -57,15 +63,22 @@ use crate::{
 };
 
 /// Magic and version of a round.
-const MAGIC: [u8; 8] = *b"ALVMWAL\x01";
+const MAGIC: [u8; 8] = *b"ALVMWAL\x02";
 /// Bytes of a round's header.
-const ROUND_HEADER: usize = 32;
+const ROUND_HEADER: usize = 40;
+/// Of them, those that its CRC covers.
+const SUMMED_HEADER: usize = 36;
 /// Rounds begin on multiples of this.
 const BLOCK: usize = DIRECT_ALIGNMENT;
 /// Bytes at which a round is full, unless a single record is larger.
 pub const ROUND_BYTES: usize = 8 << 20;
-/// Files of a full ring.
+/// Files of a full ring, at the least.
 pub const RING_FILES: usize = 8;
+/// Files of a full ring where the disk has much room: what the producers bring in ten seconds then waits for its place in the
+/// segments until they rest, for a disk that is handed each byte twice at once makes half as many durable.
+const MOST_RING_FILES: usize = 48;
+/// Of the free space the ring takes no more than one part in so many, unless that were less than its fewest files.
+const PART_OF_FREE: u64 = 16;
 /// A file of fewer blocks could take no round.
 const FEWEST_BLOCKS: u64 = 2;
 /// Bytes of a file of the ring unless told otherwise.
@@ -218,9 +231,22 @@ impl WalRecord {
         }
     }
 
-    /// Appends the record's bytes to `out`, which has room for [`WalRecord::encoded_len`].
-    pub(crate) fn encode(&self, mut out: &mut [u8]) {
-        let out = &mut out;
+    /// What a batch holds; empty for any other record.
+    fn payload(&self) -> &[u8] {
+        match self {
+            Self::Batch { batch, .. } => &batch.records,
+            _ => &[],
+        }
+    }
+
+    /// Appends the record, and what its batch holds.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_head(out);
+        out.put_slice(self.payload());
+    }
+
+    /// Appends the record without what its batch holds.
+    fn encode_head(&self, out: &mut Vec<u8>) {
         out.put_u8(match self {
             Self::Created { .. } => 1,
             Self::Dropped { .. } => 2,
@@ -258,9 +284,8 @@ impl WalRecord {
                 out.put_u64(*index);
                 out.put_i64(*segment);
                 out.put_u64(*position);
-                out.put_u32((HEADER_BYTES + batch.records.len()) as u32);
+                out.put_u32(batch.records.len() as u32);
                 out.put_slice(&batch.head);
-                out.put_slice(&batch.records);
             }
             Self::Placed { index, segment, position, head, .. } => {
                 out.put_u64(*index);
@@ -292,12 +317,25 @@ impl WalRecord {
         }
     }
 
-    /// Takes one record from the front of `bytes`; its payload is a slice of them. `None` where the bytes are no
-    /// record, whatever they are.
+    /// Takes one record from the front of `bytes`, with what its batch holds behind it; payloads are slices of them. `None`
+    /// where the bytes are no record, whatever they are.
     pub fn decode(bytes: &mut Bytes) -> Option<Self> {
+        Some(match Self::decode_head(bytes)? {
+            (Self::Placed { replica, index, segment, position, head }, Some(length)) => {
+                let records = take(bytes, usize::try_from(length).ok()?)?;
+                Self::Batch { replica, index, segment, position, batch: RecordBatch { head, records } }
+            }
+            (record, _) => record,
+        })
+    }
+
+    /// Takes one record from the front of a round's records. A batch comes as one that is placed, with the length of what it
+    /// holds, which is in the round's payload.
+    fn decode_head(bytes: &mut Bytes) -> Option<(Self, Option<u32>)> {
         let kind = bytes.try_get_u8().ok()?;
         let replica = ReplicaId(bytes.try_get_u64().ok()?);
-        Some(match kind {
+        let mut held = None;
+        let record = match kind {
             1 => {
                 let topic_id = Uuid::from_slice(&take(bytes, 16)?).ok()?;
                 let partition = bytes.try_get_i32().ok()?;
@@ -323,15 +361,6 @@ impl WalRecord {
                 let payload = take_sized(bytes)?;
                 Self::Control { replica, log_id: LogId { term, index }, offset, payload }
             }
-            5 => {
-                let index = bytes.try_get_u64().ok()?;
-                let segment = bytes.try_get_i64().ok()?;
-                let position = bytes.try_get_u64().ok()?;
-                let mut records = take_sized(bytes)?;
-                let mut head = [0; HEADER_BYTES];
-                records.try_copy_to_slice(&mut head).ok()?;
-                Self::Batch { replica, index, segment, position, batch: RecordBatch { head, records } }
-            }
             6 => {
                 let after = take_optional(bytes)?;
                 let segment = bytes.try_get_i64().ok()?;
@@ -354,16 +383,20 @@ impl WalRecord {
                 let snapshot = take_sized(bytes)?;
                 Self::Snapshot { replica, snapshot }
             }
-            10 => {
+            5 | 10 => {
                 let index = bytes.try_get_u64().ok()?;
                 let segment = bytes.try_get_i64().ok()?;
                 let position = bytes.try_get_u64().ok()?;
+                if kind == 5 {
+                    held = Some(bytes.try_get_u32().ok()?);
+                }
                 let mut head = [0; HEADER_BYTES];
                 bytes.try_copy_to_slice(&mut head).ok()?;
                 Self::Placed { replica, index, segment, position, head }
             }
             _ => return None,
-        })
+        };
+        Some((record, held))
     }
 }
 
@@ -400,24 +433,23 @@ pub(crate) fn take_optional(bytes: &mut Bytes) -> Option<Option<LogId>> {
     }
 }
 
-/// A round under construction: records are encoded straight into the aligned buffer from which they are written, and
-/// its CRC goes along, so that closing it costs next to nothing. Reused for round after round.
+/// A round under construction: what batches hold is copied once, into the aligned buffer from which it is written. Reused for
+/// round after round.
 pub struct RoundBuilder {
     salt: u64,
     /// Pages of its own, so that a direct write takes them.
     buffer: MmapMut,
-    /// Bytes used, the header's 32 included.
+    /// Bytes used: the header's and the payload's.
     len: usize,
-    /// Bytes of them that `crc` covers.
-    summed: usize,
+    /// The records, which go behind the payload.
+    records: Vec<u8>,
     /// Bytes of batches that the round names and does not hold.
     placed: u64,
-    crc: crc32fast::Hasher,
 }
 
 impl std::fmt::Debug for RoundBuilder {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("RoundBuilder").field("bytes", &self.len).finish_non_exhaustive()
+        formatter.debug_struct("RoundBuilder").field("bytes", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -427,82 +459,78 @@ impl RoundBuilder {
 
     /// An empty round of the writer with this salt.
     pub fn new(salt: u64) -> Self {
-        Self {
-            salt,
-            buffer: sys::pages(Self::INITIAL),
-            len: ROUND_HEADER,
-            summed: ROUND_HEADER,
-            placed: 0,
-            crc: salted(salt),
-        }
+        Self { salt, buffer: sys::pages(Self::INITIAL), len: ROUND_HEADER, records: Vec::new(), placed: 0 }
     }
 
     /// Whether nothing was pushed.
     pub fn is_empty(&self) -> bool {
-        self.len == ROUND_HEADER
+        self.records.is_empty()
     }
 
     /// Bytes of the round so far, header included.
     pub fn len(&self) -> usize {
-        self.len
+        self.len + self.records.len()
     }
 
     /// Bytes it takes in the file.
     pub fn padded_len(&self) -> usize {
-        self.len.next_multiple_of(BLOCK)
+        self.len().next_multiple_of(BLOCK)
     }
 
     /// Adds a record.
     pub fn push(&mut self, record: &WalRecord) {
+        record.encode_head(&mut self.records);
+        let payload = record.payload();
         let begin = self.len;
-        let end = begin + record.encoded_len();
-        if end.next_multiple_of(BLOCK) > self.buffer.len() {
-            let mut buffer = sys::pages(end.next_power_of_two().max(sys::HUGE_PAGE));
-            buffer[..begin].copy_from_slice(&self.buffer[..begin]);
-            self.buffer = buffer;
-        }
+        self.len += payload.len();
+        self.make_room();
+        self.buffer[begin..self.len].copy_from_slice(payload);
         if let WalRecord::Placed { head, .. } = record {
             self.placed += BatchHeader::decode(head).size() as u64;
         }
-        record.encode(&mut self.buffer[begin..end]);
-        self.len = end;
-        // summed in pieces that are still in the processor's cache, and not per small record
-        if self.len - self.summed >= 64 << 10 {
-            self.sum();
+    }
+
+    /// Makes the buffer as large as the round.
+    fn make_room(&mut self) {
+        let padded = self.padded_len();
+        if padded > self.buffer.len() {
+            let mut buffer = sys::pages(padded.next_power_of_two().max(sys::HUGE_PAGE));
+            let used = self.len.min(self.buffer.len());
+            buffer[..used].copy_from_slice(&self.buffer[..used]);
+            self.buffer = buffer;
         }
     }
 
     /// Forgets the records, keeps the memory (unless a huge record made it grow).
     pub fn reset(&mut self) {
         self.len = ROUND_HEADER;
-        self.summed = ROUND_HEADER;
+        self.records.clear();
+        self.records.shrink_to(ROUND_BYTES);
         self.placed = 0;
-        self.crc = salted(self.salt);
         if self.buffer.len() > 2 * ROUND_BYTES {
             self.buffer = sys::pages(Self::INITIAL);
         }
     }
 
-    fn sum(&mut self) {
-        self.crc.update(&self.buffer[self.summed..self.len]);
-        self.summed = self.len;
-    }
-
-    /// Writes header and padding; returns the bytes for the file.
-    fn seal(&mut self, number: u64) -> &[u8] {
-        self.sum();
-        let padded = self.padded_len();
+    /// Writes records, padding and header; returns the round's CRC and the bytes for the file.
+    fn seal(&mut self, number: u64, before: u32) -> (u32, &[u8]) {
+        let (len, padded) = (self.len(), self.padded_len());
         let round = &mut self.buffer[..padded];
-        round[self.len..].fill(0);
-        let mut header = &mut round[..ROUND_HEADER];
+        round[self.len..len].copy_from_slice(&self.records);
+        round[len..].fill(0);
+        let mut header = &mut round[..SUMMED_HEADER];
         header.put_slice(&MAGIC);
         header.put_u64(self.salt);
         header.put_u64(number);
         header.put_u32((self.len - ROUND_HEADER) as u32);
-        let mut crc = self.crc.clone();
-        crc.update(&round[..28]);
-        (&mut round[28..ROUND_HEADER]).put_u32(crc.finalize());
-        &self.buffer[..padded]
+        header.put_u32(self.records.len() as u32);
+        header.put_u32(before);
+        let mut crc = salted(self.salt);
+        crc.update(&self.records);
+        crc.update(&round[..SUMMED_HEADER]);
+        let crc = crc.finalize();
+        (&mut round[SUMMED_HEADER..ROUND_HEADER]).put_u32(crc);
+        (crc, &self.buffer[..padded])
     }
 }
 
@@ -535,11 +563,25 @@ pub struct WalOptions {
 }
 
 impl WalOptions {
-    /// A full ring in `dir`, with files of the whole blocks in `file_bytes`: the files bypass the page cache, and a last block
-    /// that is not whole could not be zeroed.
-    pub fn new(dir: PathBuf, file_bytes: u64) -> Self {
+    /// A ring in `dir`, whose disk has so much free space, with files of the whole blocks in `file_bytes`: the files bypass the
+    /// page cache, and a last block that is not whole could not be zeroed. Who wants smaller files than the usual ones wants a
+    /// small ring.
+    pub fn new(dir: PathBuf, file_bytes: u64, free_bytes: u64) -> Self {
         let blocks = (file_bytes / BLOCK as u64).max(FEWEST_BLOCKS);
-        Self { dir, file_bytes: blocks * BLOCK as u64, files: RING_FILES }
+        let mut options = Self { dir, file_bytes: blocks * BLOCK as u64, files: RING_FILES };
+        let affordable = free_bytes / PART_OF_FREE / options.file_bytes;
+        options.files =
+            usize::try_from(affordable).unwrap_or(usize::MAX).clamp(RING_FILES, options.most_files());
+        options
+    }
+
+    /// Files that a ring of such files may have at the most.
+    pub(crate) fn most_files(&self) -> usize {
+        if self.file_bytes < FILE_BYTES {
+            return RING_FILES;
+        }
+        let most = MOST_RING_FILES as u64 * FILE_BYTES / self.file_bytes;
+        usize::try_from(most).unwrap_or(MOST_RING_FILES).max(RING_FILES)
     }
 
     /// Bytes at which a round is full.
@@ -654,8 +696,9 @@ pub struct WalWriter {
     /// The file being written, and where the next round goes.
     current: WalFile,
     position: u64,
-    /// The last round written.
+    /// The last round written, and its CRC.
     round: u64,
+    crc: u32,
     phase: Phase,
     /// Full files with the last round of each, oldest first.
     full: VecDeque<(WalFile, u64)>,
@@ -687,6 +730,7 @@ impl WalWriter {
             current,
             position: 0,
             round,
+            crc: 0,
             phase: Phase::Durable,
             full: VecDeque::new(),
             free,
@@ -698,12 +742,64 @@ impl WalWriter {
         }
     }
 
+    /// A writer that goes on behind the rounds that recovery read: `files` are those of the ring, all of them. The last round is
+    /// written again: all others are durable, or it would not be there, but of its bytes the page cache may hold what the disk
+    /// does not.
+    ///
+    /// # Errors
+    /// [`LogStoreError::Io`].
+    ///
+    /// # Panics
+    /// Without the files in which the rounds are.
+    pub(crate) fn resume(
+        options: WalOptions,
+        reader: &mut WalReader,
+        uncovered: VecDeque<(u64, u64)>,
+        files: Vec<WalFile>,
+    ) -> Result<Self, LogStoreError> {
+        let (end, salt) = (reader.end(), reader.salt.value);
+        let mut files: Vec<_> = files.into_iter().map(Some).collect();
+        let mut take = |number: u32| {
+            let found = files.iter_mut().find(|file| file.as_ref().is_some_and(|it| it.number == number));
+            found.and_then(Option::take).unwrap_or_else(|| panic!("{} is gone", file_name(number)))
+        };
+        let current = take(end.file);
+        if !reader.mutation.planted(Mutation::LastRoundNotRewritten)
+            && let Some((position, round)) = reader.last_round()?
+        {
+            let mut pages = sys::pages(round.len());
+            pages[..round.len()].copy_from_slice(&round);
+            let slices = [IoSlice::new(&pages[..round.len()])];
+            current
+                .file
+                .write_all_at(&slices, position)
+                .map_err(LogStoreError::io("write", &current.path))?;
+            current.file.sync().map_err(LogStoreError::io("sync", &current.path))?;
+        }
+        let written = reader.written.iter().filter(|(number, _)| *number != end.file);
+        let full = written.map(|(number, last)| (take(*number), *last)).collect();
+        let mut writer = Self::new(
+            options,
+            salt,
+            end.round,
+            std::iter::once(current).chain(files.into_iter().flatten()).collect(),
+        );
+        writer.position = end.position;
+        writer.crc = reader.before.unwrap_or(0);
+        writer.full = full;
+        writer.next_number =
+            writer.full.iter().map(|(file, _)| file.number + 1).fold(writer.next_number, u32::max);
+        writer.uncovered_bytes = uncovered.iter().map(|(_, bytes)| bytes).sum();
+        writer.uncovered = uncovered;
+        Ok(writer)
+    }
+
     /// An empty round for this writer.
     pub fn builder(&self) -> RoundBuilder {
         RoundBuilder::new(self.salt)
     }
 
-    /// The salt of this start.
+    /// The salt of the ring.
     pub fn salt(&self) -> u64 {
         self.salt
     }
@@ -728,15 +824,27 @@ impl WalWriter {
         self.position + padded_len as u64 <= self.options.file_bytes
     }
 
-    /// Whether recovery would have to read half of what the ring takes, so that a checkpoint should be written. A ring that
-    /// cannot grow has to do with what it has.
+    /// Whether a checkpoint should be written: recovery would have to look at two thirds of what the ring takes, or so many of its
+    /// files are in use, and the rest is used up while the checkpoint hands two bytes to the disk for each that is written. A
+    /// ring that cannot grow has to do with what it has.
     pub fn checkpoint_due(&self) -> bool {
-        let files = if self.stunted { self.files() } else { self.options.files };
-        self.uncovered_bytes >= self.options.file_bytes * files as u64 / 2
+        let files = if self.stunted { self.files() } else { self.files().max(self.fewest_files()) };
+        let used = 1 + self.full.len();
+        3 * self.uncovered_bytes >= 2 * self.options.file_bytes * files as u64 || 3 * used > 2 * files.max(2)
+    }
+
+    /// The files that a ring grows to as it is written.
+    fn fewest_files(&self) -> usize {
+        self.options.files.min(RING_FILES)
     }
 
     fn files(&self) -> usize {
         1 + self.full.len() + self.free.len()
+    }
+
+    /// Whether the ring has all files that it may have.
+    pub fn is_whole(&self) -> bool {
+        self.files() >= self.options.files
     }
 
     /// Whether a file is on its way.
@@ -754,9 +862,10 @@ impl WalWriter {
         self.uncovered_bytes
     }
 
-    /// The next file to make, while the ring is smaller than it may be and has no file in reserve.
-    pub fn next_file(&mut self) -> Option<NewWalFile> {
-        if self.making || !self.free.is_empty() || self.files() >= self.options.files {
+    /// The next file to make: where the ring is small and has no file in reserve, or is to be made whole.
+    pub fn next_file(&mut self, whole: bool) -> Option<NewWalFile> {
+        let files = if whole { self.options.files } else { self.fewest_files() };
+        if self.making || self.files() >= files || !(whole || self.free.is_empty()) {
             return None;
         }
         self.making = true;
@@ -798,7 +907,7 @@ impl WalWriter {
     }
 
     fn write_now(&mut self, round: &mut RoundBuilder) -> Result<u64, LogStoreError> {
-        assert_eq!(round.salt, self.salt, "the round belongs to another start");
+        assert_eq!(round.salt, self.salt, "the round belongs to another ring");
         let padded = round.padded_len();
         if !self.fits(padded) {
             let Some(next) = self.free.pop_front() else { return Err(LogStoreError::WalFull) };
@@ -807,7 +916,7 @@ impl WalWriter {
             self.position = 0;
         }
         let number = self.round + 1;
-        let bytes = round.seal(number);
+        let (crc, bytes) = round.seal(number, self.crc);
         if let Err(source) = self.current.file.write_all_at(&[IoSlice::new(bytes)], self.position) {
             self.phase = Phase::Failed;
             return Err(LogStoreError::io("write", &self.current.path)(source));
@@ -815,7 +924,7 @@ impl WalWriter {
         // recovery reads both: the round, and what it names
         let uncovered = padded as u64 + round.placed;
         round.reset();
-        self.round = number;
+        (self.round, self.crc) = (number, crc);
         self.position += padded as u64;
         self.uncovered.push_back((number, uncovered));
         self.uncovered_bytes += uncovered;
@@ -884,7 +993,9 @@ struct Salt {
 struct RoundHeader {
     salt: u64,
     number: u64,
-    length: u32,
+    payload: u32,
+    records: u32,
+    before: u32,
     crc: u32,
 }
 
@@ -896,37 +1007,70 @@ impl RoundHeader {
         let found = bytes.try_get_u64().ok()?;
         let salted = found == salt.value || salt.any;
         let number = bytes.try_get_u64().ok()?;
-        let length = bytes.try_get_u32().ok()?;
+        let payload = bytes.try_get_u32().ok()?;
+        let records = bytes.try_get_u32().ok()?;
+        let before = bytes.try_get_u32().ok()?;
         let crc = bytes.try_get_u32().ok()?;
-        (magic && salted).then_some(Self { salt: found, number, length, crc })
+        (magic && salted).then_some(Self { salt: found, number, payload, records, before, crc })
+    }
+
+    fn padded_len(&self) -> u64 {
+        (ROUND_HEADER as u64 + u64::from(self.payload) + u64::from(self.records))
+            .next_multiple_of(BLOCK as u64)
     }
 }
 
-/// A round as it was read.
+/// Whether another version wrote a round behind this one.
+fn is_of_other_version(mut head: &[u8], salt: u64, after: u64) -> bool {
+    let (version, rest) = (MAGIC.len() - 1, head.len() >= 24);
+    if !rest || head[..version] != MAGIC[..version] || head[version] == MAGIC[version] {
+        return false;
+    }
+    head.advance(MAGIC.len());
+    head.get_u64() == salt && head.get_u64() > after
+}
+
+/// A round as it was read: its records, and where its payload lies.
 #[derive(Clone, Debug)]
 pub struct Round {
     /// Its number.
     pub number: u64,
     /// Where it ended.
     pub end: WalPosition,
+    /// Bytes it takes in the file.
+    pub padded_len: u64,
     /// Its records, encoded.
-    pub records: Bytes,
+    records: Bytes,
+    crc: u32,
+    /// Index of its file, and the bytes there.
+    file: usize,
+    payload: Range<u64>,
 }
 
 impl Round {
-    /// Decodes every record.
+    /// Decodes every record. A batch that the round holds comes as one that is placed, with where its payload lies for
+    /// [`WalReader::payload`].
     ///
     /// # Errors
     /// [`LogStoreError::Refused`]: the round's checksum holds, so a record that does not decode was written by
     /// something else than this version.
-    pub fn records(&self) -> impl Iterator<Item = Result<WalRecord, LogStoreError>> + use<> {
-        let number = self.number;
+    pub fn records(
+        &self,
+    ) -> impl Iterator<Item = Result<(WalRecord, Option<Payload>), LogStoreError>> + use<> {
+        let (number, file) = (self.number, self.file);
         let mut records = self.records.clone();
+        let mut payload = self.payload.clone();
         std::iter::from_fn(move || {
             if records.is_empty() {
                 return None;
             }
-            let record = WalRecord::decode(&mut records);
+            let record = WalRecord::decode_head(&mut records).and_then(|(record, held)| {
+                let Some(length) = held.map(u64::from) else { return Some((record, None)) };
+                let begin = payload.start;
+                payload.start += length;
+                (payload.start <= payload.end)
+                    .then_some((record, Some(Payload { file, bytes: begin..begin + length })))
+            });
             if record.is_none() {
                 records.clear();
             }
@@ -940,16 +1084,41 @@ impl Round {
     }
 }
 
-/// Bytes read at a time.
+/// Where a round holds what belongs to a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    file: usize,
+    bytes: Range<u64>,
+}
+
+/// Bytes read at a time where nothing is passed over.
 const WINDOW: usize = 4 << 20;
+/// Bytes read first.
+const FIRST_WINDOW: usize = 16 << 10;
+/// Up to so many bytes are read rather than passed over.
+const PASSED_OVER: u64 = 128 << 10;
 
 #[derive(Debug)]
 struct ReadFile {
     number: u32,
     file: Arc<dyn DiskFile>,
     len: u64,
-    /// The first block, where a file's first round begins.
+    /// The first header.
     first: Bytes,
+}
+
+/// Bytes that were read ahead.
+#[derive(Debug)]
+struct Window {
+    file: usize,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
 }
 
 /// Reads the rounds of one salt back.
@@ -959,16 +1128,22 @@ pub struct WalReader {
     salt: Salt,
     mutation: Mutation,
     files: Vec<ReadFile>,
-    /// The window last read: index of the file, position, bytes.
-    window: Option<(usize, u64, Bytes)>,
+    window: Option<Window>,
     expected: u64,
+    /// CRC of the round before the expected one; not known of the one at the checkpoint.
+    before: Option<u32>,
     /// Index of the file and the byte where the expected round begins, unless it is at the start of another file.
-    at: Option<(usize, u64)>,
-    ended: bool,
+    at: (usize, u64),
     /// Where it began.
-    start: (Option<(usize, u64)>, u64),
-    /// What lies behind the last round was looked at before.
-    repeated: bool,
+    start: ((usize, u64), u64),
+    /// Where each round was found: when they are read again, nothing else is believed.
+    found: Vec<(usize, u64)>,
+    /// All of them were.
+    is_read: bool,
+    /// Bytes of the last round in its file.
+    last_len: u64,
+    /// Numbers of the files in which rounds are, with the last one in each.
+    written: Vec<(u32, u64)>,
 }
 
 impl WalReader {
@@ -1010,6 +1185,19 @@ impl WalReader {
                 dir.display()
             )));
         };
+        let at = (index, after.position);
+        let mut next = vec![0; ROUND_HEADER];
+        let read =
+            files[index].file.read_at(&mut next, after.position).map_err(LogStoreError::io("read", dir))?;
+        next.truncate(read);
+        let begins = files.iter().map(|file| file.first.as_ref()).chain([next.as_slice()]);
+        if begins.into_iter().any(|head| is_of_other_version(head, salt, after.round)) {
+            return Err(LogStoreError::Refused(format!(
+                "another version wrote what is in the write-ahead log in {}: start that version and stop it with SIGTERM, then \
+                 this one",
+                dir.display()
+            )));
+        }
         Ok(Self {
             dir: dir.to_owned(),
             salt: Salt { value: salt, any: mutation.planted(Mutation::OldSaltBelieved) },
@@ -1017,18 +1205,20 @@ impl WalReader {
             files,
             window: None,
             expected: after.round + 1,
-            at: Some((index, after.position)),
-            ended: false,
-            start: (Some((index, after.position)), after.round + 1),
-            repeated: false,
+            before: None,
+            at,
+            start: (at, after.round + 1),
+            found: Vec::new(),
+            is_read: false,
+            last_len: 0,
+            written: Vec::new(),
         })
     }
 
-    /// Begins again behind the checkpoint. The end was checked the first time.
+    /// Begins again behind the checkpoint. The end was found the first time.
     pub fn rewind(&mut self) {
         (self.at, self.expected) = self.start;
-        self.ended = false;
-        self.repeated = true;
+        self.before = None;
     }
 
     /// The numbers of the files and their lengths.
@@ -1036,72 +1226,173 @@ impl WalReader {
         self.files.iter().map(|file| (file.number, file.len))
     }
 
+    /// The files in which rounds are, and the one in which the next one goes.
+    pub(crate) fn used_files(&self) -> impl Iterator<Item = u32> {
+        self.written.iter().map(|(number, _)| *number).chain([self.end().file])
+    }
+
+    /// Where the last round ended that was read.
+    pub(crate) fn end(&self) -> WalPosition {
+        let (index, position) = self.at;
+        WalPosition { round: self.expected - 1, file: self.files[index].number, position }
+    }
+
     /// The next round, or `None` behind the last one.
     ///
     /// # Errors
     /// [`LogStoreError::Io`]; [`LogStoreError::Refused`] if a later round exists beyond one that does not check.
     pub fn next_round(&mut self) -> Result<Option<Round>, LogStoreError> {
-        if self.ended {
-            return Ok(None);
+        if self.is_read {
+            return self.next_again();
         }
-        let here = self.at;
-        let elsewhere = (0..self.files.len())
-            .filter(|index| {
-                RoundHeader::decode(&self.files[*index].first, self.salt)
-                    .is_some_and(|header| header.number == self.expected)
-            })
-            .map(|index| (index, 0));
-        for (index, position) in here.into_iter().chain(elsewhere).collect::<Vec<_>>() {
-            if let Some(records) = self.round_at(index, position)? {
-                let end = position + (ROUND_HEADER + records.len()).next_multiple_of(BLOCK) as u64;
-                let number = self.expected;
-                self.expected += 1;
-                self.at = Some((index, end));
-                let end = WalPosition { round: number, file: self.files[index].number, position: end };
-                return Ok(Some(Round { number, end, records }));
+        for at in self.places(self.at, self.expected) {
+            if let Some(round) = self.round_at(at)?
+                && self.is_durable(&round)?
+            {
+                self.pass(&round);
+                self.last_len = round.padded_len;
+                self.found.push(at);
+                match self.written.last_mut().filter(|(file, _)| *file == round.end.file) {
+                    Some((_, last)) => *last = round.number,
+                    None => self.written.push((round.end.file, round.number)),
+                }
+                return Ok(Some(round));
             }
         }
-        self.ended = true;
-        if self.repeated {
-            return Ok(None);
-        }
+        self.is_read = true;
         if !self.mutation.planted(Mutation::LaterRoundIgnored) {
             self.check_nothing_later()?;
         }
         Ok(None)
     }
 
-    /// The records of the expected round, if it is whole and here.
-    fn round_at(&mut self, index: usize, position: u64) -> Result<Option<Bytes>, LogStoreError> {
-        let head = self.read(index, position, ROUND_HEADER)?;
+    /// The next round, read again.
+    fn next_again(&mut self) -> Result<Option<Round>, LogStoreError> {
+        let number = usize::try_from(self.expected - self.start.1).unwrap_or(usize::MAX);
+        let Some(at) = self.found.get(number).copied() else { return Ok(None) };
+        let Some(round) = self.round_at(at)? else {
+            return Err(LogStoreError::Refused(format!(
+                "round {} of the write-ahead log in {} was whole and is not so when it is read again: the disk does not keep \
+                 its word. Nothing was given up: start again, from another disk with a copy of the directory",
+                self.expected,
+                self.dir.display()
+            )));
+        };
+        self.pass(&round);
+        Ok(Some(round))
+    }
+
+    fn pass(&mut self, round: &Round) {
+        self.expected += 1;
+        self.before = Some(round.crc);
+        self.at = (round.file, round.end.position);
+    }
+
+    /// Where a round of this number may begin: behind the one before, or in another file.
+    fn places(&self, here: (usize, u64), number: u64) -> Vec<(usize, u64)> {
+        let begins = |file: &ReadFile| {
+            RoundHeader::decode(&file.first, self.salt).is_some_and(|header| header.number == number)
+        };
+        let elsewhere =
+            self.files.iter().enumerate().filter(|(_, file)| begins(file)).map(|(index, _)| (index, 0));
+        std::iter::once(here).chain(elsewhere).collect()
+    }
+
+    /// The expected round, if its records are whole and here; nothing is said of its payload.
+    fn round_at(&mut self, (file, position): (usize, u64)) -> Result<Option<Round>, LogStoreError> {
+        let head = self.read(file, position, ROUND_HEADER)?;
         let Some(header) = RoundHeader::decode(&head, self.salt) else { return Ok(None) };
-        if header.number != self.expected {
+        if header.number != self.expected || self.before.is_some_and(|before| before != header.before) {
             return Ok(None);
         }
-        let Ok(length) = usize::try_from(header.length) else { return Ok(None) };
-        let records = self.read(index, position + ROUND_HEADER as u64, length)?;
+        let begin = position + ROUND_HEADER as u64;
+        let payload = begin..begin + u64::from(header.payload);
+        let Ok(length) = usize::try_from(header.records) else { return Ok(None) };
+        let records = self.read(file, payload.end, length)?;
         if records.len() < length {
             return Ok(None);
         }
         let mut crc = salted(header.salt);
         crc.update(&records);
-        crc.update(&head[..28]);
-        Ok((crc.finalize() == header.crc).then_some(records))
+        crc.update(&head[..SUMMED_HEADER]);
+        if crc.finalize() != header.crc {
+            return Ok(None);
+        }
+        let padded_len = header.padded_len();
+        let end = WalPosition {
+            round: header.number,
+            file: self.files[file].number,
+            position: position + padded_len,
+        };
+        Ok(Some(Round { number: header.number, end, padded_len, records, crc: header.crc, file, payload }))
+    }
+
+    /// Whether the round was durable: the next one follows it, or its payload is whole.
+    fn is_durable(&mut self, round: &Round) -> Result<bool, LogStoreError> {
+        for (file, position) in self.places((round.file, round.end.position), round.number + 1) {
+            let head = self.read(file, position, ROUND_HEADER)?;
+            let next = RoundHeader::decode(&head, self.salt);
+            if next.is_some_and(|next| next.number == round.number + 1 && next.before == round.crc) {
+                return Ok(true);
+            }
+        }
+        let mut bytes = 0;
+        for record in round.records() {
+            // a record that is none is told of by whoever folds it
+            let Ok((record, payload)) = record else { return Ok(true) };
+            if let Some(payload) = payload {
+                bytes += payload.bytes.end - payload.bytes.start;
+                if self.payload(&record, &payload)?.is_none() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(bytes == round.payload.end - round.payload.start)
+    }
+
+    /// The batch that a round holds, unless it is damaged there.
+    ///
+    /// # Errors
+    /// [`LogStoreError::Io`].
+    pub fn payload(
+        &mut self,
+        record: &WalRecord,
+        payload: &Payload,
+    ) -> Result<Option<RecordBatch>, LogStoreError> {
+        let WalRecord::Placed { head, .. } = record else { return Ok(None) };
+        let Ok(len) = usize::try_from(payload.bytes.end - payload.bytes.start) else { return Ok(None) };
+        let records = self.read(payload.file, payload.bytes.start, len)?;
+        let batch = RecordBatch { head: *head, records };
+        Ok((batch.records.len() == len && batch.crc_holds()).then_some(batch))
+    }
+
+    /// Where the last round begins, and its bytes.
+    fn last_round(&mut self) -> Result<Option<(u64, Bytes)>, LogStoreError> {
+        let (file, end) = self.at;
+        let Ok(len) = usize::try_from(self.last_len) else { return Ok(None) };
+        if len == 0 {
+            return Ok(None);
+        }
+        let begin = end - self.last_len;
+        Ok(Some((begin, self.read(file, begin, len)?)))
     }
 
     /// Up to `len` bytes at `position`; fewer where the file ends.
     fn read(&mut self, index: usize, position: u64, len: usize) -> Result<Bytes, LogStoreError> {
         let file = &self.files[index];
-        let len = len.min(usize::try_from(file.len.saturating_sub(position)).unwrap_or(usize::MAX));
-        if let Some((window_index, start, bytes)) = &self.window
-            && *window_index == index
-            && *start <= position
-            && position + len as u64 <= *start + bytes.len() as u64
-        {
-            let from = (position - start) as usize;
-            return Ok(bytes.slice(from..from + len));
+        let rest = usize::try_from(file.len.saturating_sub(position)).unwrap_or(usize::MAX);
+        let len = len.min(rest);
+        let mut ahead = FIRST_WINDOW;
+        if let Some(window) = self.window.as_ref().filter(|window| window.file == index) {
+            if window.start <= position && position + len as u64 <= window.end() {
+                let from = (position - window.start) as usize;
+                return Ok(window.bytes.slice(from..from + len));
+            }
+            if (window.start..window.end() + PASSED_OVER).contains(&position) {
+                ahead = (2 * window.bytes.len()).clamp(FIRST_WINDOW, WINDOW);
+            }
         }
-        let mut bytes = vec![0; len.max(WINDOW.min((file.len.saturating_sub(position)) as usize))];
+        let mut bytes = vec![0; len.max(ahead.min(rest))];
         let read = file.file.read_at(&mut bytes, position).map_err(|source| LogStoreError::Io {
             operation: "read",
             path: self.dir.join(file_name(file.number)),
@@ -1110,7 +1401,7 @@ impl WalReader {
         bytes.truncate(read);
         let bytes = Bytes::from(bytes);
         let part = bytes.slice(..len.min(read));
-        self.window = Some((index, position, bytes));
+        self.window = Some(Window { file: index, start: position, bytes });
         Ok(part)
     }
 
@@ -1121,7 +1412,7 @@ impl WalReader {
         for index in 0..self.files.len() {
             let mut position = 0;
             match self.at {
-                Some((current, at)) if current == index => position = at,
+                (current, at) if current == index => position = at,
                 _ => {
                     let first = &self.files[index].first;
                     let unused = first.iter().all(|byte| *byte == 0);

@@ -409,7 +409,7 @@ async fn a_purge_above_the_end_is_refused(mutation: Mutation) -> Seen {
     }
 }
 
-/// Appends to "orders" until half of the ring is in use and a checkpoint begins; what was acknowledged.
+/// Appends to "orders" until much of the ring is in use and a checkpoint begins; what was acknowledged.
 async fn append_until_checkpoint(
     bench: &Bench,
     orders: &Arc<Partition>,
@@ -776,7 +776,7 @@ async fn segments_go_to_the_disk_in_pieces() {
         }
     }
     let end = pieces.last().map_or(0, |last| last.end);
-    assert!(end > 15 << 20, "half of the ring is in use at a checkpoint: {pieces:?}");
+    assert!(end > 15 << 20, "two thirds of the ring are in use at a checkpoint: {pieces:?}");
     assert!(pieces.iter().all(|piece| piece.end - piece.start <= 4 << 20), "{pieces:?}");
     assert!(pieces.windows(2).all(|pair| pair[0].end == pair[1].start), "{pieces:?}");
     bench.node.shutdown().await;

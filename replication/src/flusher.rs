@@ -65,6 +65,9 @@ use self::{
 /// Times of syncs that are kept for whoever asks: a minute's worth.
 const SYNC_TIMES: usize = 1 << 16;
 
+/// Bytes that recovery would have to look at, at which a node that is not busy writes a checkpoint, however large its ring.
+const CHECKPOINT_AFTER: u64 = 256 << 20;
+
 /// So long after a file of the ring or a checkpoint could not be made the next one is tried.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -133,6 +136,9 @@ pub(crate) struct FlusherSetup {
     pub(crate) states: GroupStates,
     /// Groups that recovery could not read.
     pub(crate) damaged: Vec<DamagedGroup>,
+    /// Segments with what recovery left in the rounds, and the replicas of which those tell.
+    pub(crate) dirty: Vec<Arc<Segment>>,
+    pub(crate) touched: HashSet<ReplicaId>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) data_dir: PathBuf,
     pub(crate) space: Arc<Space>,
@@ -280,7 +286,8 @@ impl Round {
 impl Flusher {
     /// Starts the threads.
     pub(crate) fn start(setup: FlusherSetup) -> std::io::Result<Arc<Self>> {
-        let FlusherSetup { wal, states, damaged, disk, data_dir, space, monotonic, faults } = setup;
+        let FlusherSetup { wal, states, damaged, dirty, touched, disk, data_dir, space, monotonic, faults } =
+            setup;
         let options = wal.options();
         let (round_bytes, max_record_bytes) = (options.round_bytes(), options.max_record_bytes());
         let segment_syncer = SegmentSyncer::new(Arc::clone(&faults.fatal));
@@ -289,7 +296,7 @@ impl Flusher {
             durable: Mutex::new(Durable {
                 wal,
                 shadow: states,
-                touched: HashSet::new(),
+                touched,
                 checkpointing: false,
                 checkpoint_after: None,
                 grow_after: None,
@@ -315,6 +322,13 @@ impl Flusher {
         if flusher.faults.mutation == Mutation::CheckpointBeforeSegments {
             flusher.files.write_checkpoints_first();
         }
+        flusher.files.wrote(dirty, 0);
+        let this = Arc::downgrade(&flusher);
+        flusher.files.when_rested(move || {
+            if let Some(this) = this.upgrade().filter(|this| !this.is_ending()) {
+                this.make_room(&mut lock(&this.durable));
+            }
+        });
         for number in 0..2 {
             let this = Arc::clone(&flusher);
             let thread =
@@ -758,7 +772,12 @@ impl Flusher {
     /// Has the next file of the ring made, and a checkpoint written, when they are due.
     fn make_room(self: &Arc<Self>, durable: &mut Durable) {
         let may_grow = durable.grow_after.is_none_or(|after| (self.monotonic)() >= after);
-        if may_grow && let Some(file) = durable.wal.next_file() {
+        // its zeros wait for a calm moment, too
+        let whole = !durable.wal.is_whole()
+            && !durable.wal.is_growing()
+            && self.files.rests_from_a_burst()
+            && self.space.is_ample();
+        if may_grow && let Some(file) = durable.wal.next_file(whole) {
             let this = Arc::clone(self);
             let making = self.files.make_wal_file(file, move |made| {
                 let mut durable = lock(&this.durable);
@@ -766,6 +785,9 @@ impl Flusher {
                     Ok(file) => {
                         durable.grow_after = None;
                         durable.wal.add(Some(file));
+                        if !this.is_ending() {
+                            this.make_room(&mut durable);
+                        }
                     }
                     Err(error) => this.not_grown(&mut durable, &error),
                 }
@@ -775,9 +797,15 @@ impl Flusher {
                 self.not_grown(durable, &error);
             }
         }
-        if durable.wal.checkpoint_due() && self.may_checkpoint(durable) {
+        let much = durable.wal.uncovered_bytes() >= CHECKPOINT_AFTER && !self.files.is_busy();
+        if (much || durable.wal.checkpoint_due()) && self.may_checkpoint(durable) {
             self.begin_checkpoint(durable);
         }
+    }
+
+    /// Whether nothing is begun any more.
+    fn is_ending(&self) -> bool {
+        self.queue.is_stopping() || self.queue.is_ended()
     }
 
     fn may_checkpoint(&self, durable: &Durable) -> bool {
@@ -791,6 +819,14 @@ impl Flusher {
             tracing::warn!(%error, "no further file of the write-ahead log could be made, the ring stays smaller until one can");
         }
         durable.grow_after = Some((self.monotonic)() + TRY_AGAIN);
+    }
+
+    /// The partitions are open: has a checkpoint written of what recovery left in the rounds.
+    pub(crate) fn cover_recovered(self: &Arc<Self>) {
+        let mut durable = lock(&self.durable);
+        if self.may_checkpoint(&durable) {
+            self.begin_checkpoint(&mut durable);
+        }
     }
 
     /// Captures the state as of the last complete round and has it written out.
@@ -822,12 +858,19 @@ impl Flusher {
             durable.wal.release(position.round);
         }
         let this = Arc::clone(self);
-        self.files.checkpoint(salt, position, states, touched, move |written| {
+        let large = durable.wal.uncovered_bytes() >= 2 * CHECKPOINT_AFTER;
+        self.files.checkpoint(salt, position, states, touched, large, move |written| {
             let mut durable = lock(&this.durable);
             durable.checkpointing = false;
             durable.checkpoint_after = (!written).then(|| (this.monotonic)() + TRY_AGAIN);
             match written {
-                true => durable.wal.release(position.round),
+                true => {
+                    durable.wal.release(position.round);
+                    if !this.is_ending() {
+                        // what was written meanwhile may be much, too, and the node may rest by now
+                        this.make_room(&mut durable);
+                    }
+                }
                 // also where the system does not say it: a quota
                 false => this.space.met_full_disk(),
             }

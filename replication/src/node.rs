@@ -151,10 +151,13 @@ impl Node {
             options.wal_file_bytes * RING_FILES as u64,
             Arc::clone(&options.now),
         ));
+        let left_in_rounds = !recovered.touched.is_empty();
         let flusher = Flusher::start(FlusherSetup {
             wal: recovered.wal,
-            states: recovered.checkpoint.groups,
-            damaged: recovered.checkpoint.damaged,
+            states: recovered.states,
+            damaged: recovered.damaged,
+            dirty: recovered.dirty,
+            touched: recovered.touched,
             disk: Arc::clone(&options.disk),
             data_dir: options.data_dir.clone(),
             space: Arc::clone(&space),
@@ -252,6 +255,9 @@ impl Node {
             options,
         });
         node.settle(opened, recovered.lost.into_iter().collect()).await?;
+        if left_in_rounds {
+            node.flusher.cover_recovered();
+        }
         node.lanes[0].runtime().spawn(revive_groups(Arc::downgrade(&node), revived));
         Ok(node)
     }

@@ -19,6 +19,8 @@ use crate::ReplicationError;
 
 /// How often the disk is asked while nothing is written, milliseconds.
 const INTERVAL_MS: i64 = 1_000;
+/// So many times the reserve is much room.
+const AMPLE: u64 = 8;
 /// Bytes written between two questions while much is written.
 const INTERVAL_BYTES: u64 = 16 << 20;
 
@@ -103,6 +105,11 @@ impl Space {
     pub(crate) fn met_full_disk(&self) {
         self.asked_ms.store((self.now)(), Ordering::Relaxed);
         self.set(true, 0);
+    }
+
+    /// Whether there is much more free than the reserve, so that the write-ahead log may be larger than it has to be.
+    pub(crate) fn is_ample(&self) -> bool {
+        self.disk.free_bytes(&self.dir).is_ok_and(|free| free / AMPLE >= self.reserve)
     }
 
     /// How the disk stands now.

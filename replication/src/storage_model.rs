@@ -118,8 +118,10 @@ impl Storage {
         ));
         let flusher = Flusher::start(FlusherSetup {
             wal: recovered.wal,
-            states: recovered.checkpoint.groups,
+            states: recovered.states,
             damaged: Vec::new(),
+            dirty: recovered.dirty,
+            touched: recovered.touched,
             disk: Arc::clone(&options.disk),
             data_dir: options.data_dir.clone(),
             space: Arc::clone(&space),

@@ -135,7 +135,7 @@ pub const SETTINGS: &[Setting] = &[
         "wal.file.bytes",
         integer(1 << 20, 1 << 30),
         "67108864",
-        "Bytes of each of the up to eight files of the write-ahead log, a multiple of 4096. A batch has to fit into one.",
+        "Bytes of each file of the write-ahead log, a multiple of 4096. A batch has to fit into one. There are up to eight; of 67108864 bytes or more, up to 48 once the node was busy, but no more than a sixteenth of the free space.",
     ),
     setting(
         "listeners",

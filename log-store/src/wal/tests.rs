@@ -18,26 +18,26 @@ fn files_of_the_ring_are_whole_blocks() {
     for (asked, bytes) in
         [(0, 8 << 10), (1, 8 << 10), (65_535, 60 << 10), (65_536, 64 << 10), (65_537, 64 << 10)]
     {
-        let options = WalOptions::new(dir.path().to_owned(), asked);
+        let options = WalOptions::new(dir.path().to_owned(), asked, u64::MAX);
         assert_eq!(options.file_bytes, bytes);
         assert!(options.round_bytes() > 0);
         let file = NewWalFile::new(&options, 3).make(&RealDisk, &|_| {}).unwrap();
         assert_eq!(fs::metadata(&file.path).unwrap().len(), bytes);
     }
-    assert_eq!(WalOptions::new(dir.path().to_owned(), u64::MAX).file_bytes, u64::MAX - 4095);
+    assert_eq!(WalOptions::new(dir.path().to_owned(), u64::MAX, 0).file_bytes, u64::MAX - 4095);
 }
 
-/// A ring that cannot grow is half full sooner, and grows when it can.
+/// A ring that cannot grow is full sooner, and grows when it can.
 #[test]
 fn a_stunted_ring_wants_its_checkpoints_sooner() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = writer(dir.path(), SALT, 0);
-    assert!(writer.next_file().is_some() && writer.next_file().is_none());
-    write(&mut writer, &[control(32 << 10)]);
-    assert!(!writer.checkpoint_due(), "36 KiB of three files of 64");
+    assert!(writer.next_file(false).is_some() && writer.next_file(false).is_none());
+    write(&mut writer, &[control(44 << 10)]);
+    assert!(!writer.checkpoint_due(), "48 KiB of three files of 64");
     writer.add(None);
-    assert!(writer.checkpoint_due(), "36 KiB of one");
-    let file = writer.next_file().expect("it is asked for again").make(&RealDisk, &|_| {}).unwrap();
+    assert!(writer.checkpoint_due(), "48 KiB of one");
+    let file = writer.next_file(false).expect("it is asked for again").make(&RealDisk, &|_| {}).unwrap();
     writer.add(Some(file));
     assert!(!writer.checkpoint_due());
 }
@@ -62,7 +62,7 @@ fn write(writer: &mut WalWriter, records: &[WalRecord]) -> u64 {
         round.push(record);
     }
     while !writer.has_room(round.padded_len()) {
-        let file = writer.next_file().expect("a file may be made").make(&RealDisk, &|_| {}).unwrap();
+        let file = writer.next_file(false).expect("a file may be made").make(&RealDisk, &|_| {}).unwrap();
         writer.add(Some(file));
     }
     writer.write_round(&mut round).unwrap()
@@ -154,10 +154,36 @@ proptest! {
             len += record.encoded_len();
             prop_assert_eq!(round.len(), len);
         }
-        let bytes = Bytes::copy_from_slice(round.seal(3)).slice(ROUND_HEADER..len);
-        let round = Round { number: 3, end: start(3), records: bytes };
-        let decoded = round.records().collect::<Result<Vec<_>, _>>().unwrap();
-        prop_assert_eq!(format!("{records:?}"), format!("{decoded:?}"));
+        let payload = round.len - ROUND_HEADER;
+        let bytes = Bytes::copy_from_slice(round.seal(3, 9).1).slice(ROUND_HEADER..len);
+        let round = Round {
+            number: 3,
+            end: start(3),
+            padded_len: 0,
+            records: bytes.slice(payload..),
+            crc: 0,
+            file: 0,
+            payload: 0..payload as u64,
+        };
+        let read = round.records().collect::<Result<Vec<_>, _>>().unwrap();
+        for ((read, held), record) in read.into_iter().zip(&records) {
+            let read = match (read, held) {
+                (WalRecord::Placed { replica, index, segment, position, head }, Some(held)) => {
+                    let records = bytes.slice(held.bytes.start as usize..held.bytes.end as usize);
+                    WalRecord::Batch { replica, index, segment, position, batch: RecordBatch { head, records } }
+                }
+                (read, _) => read,
+            };
+            prop_assert_eq!(format!("{read:?}"), format!("{record:?}"));
+        }
+        // and with what batches hold behind each
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut bytes));
+        let mut bytes = Bytes::from(bytes);
+        for record in &records {
+            prop_assert_eq!(format!("{record:?}"), format!("{:?}", WalRecord::decode(&mut bytes).unwrap()));
+        }
+        prop_assert!(bytes.is_empty());
     }
 
     /// Proves: fault I09 (the log's records).
@@ -219,8 +245,8 @@ fn a_full_ring_waits_for_a_checkpoint() {
         round.push(&control(60_000));
         if !writer.has_room(round.padded_len()) {
             assert!(matches!(writer.write_round(&mut round), Err(LogStoreError::WalFull)));
-            let file = writer.next_file().unwrap();
-            assert!(writer.next_file().is_none(), "one at a time");
+            let file = writer.next_file(false).unwrap();
+            assert!(writer.next_file(false).is_none(), "one at a time");
             writer.add(Some(file.make(&RealDisk, &|_| {}).unwrap()));
         }
         writer.write_round(&mut round).unwrap();
@@ -228,9 +254,9 @@ fn a_full_ring_waits_for_a_checkpoint() {
             due_after = written + 1;
         }
     }
-    assert_eq!(due_after, 2, "half of three files");
+    assert_eq!(due_after, 3, "two thirds of three files");
     round.push(&control(60_000));
-    assert!(!writer.has_room(round.padded_len()) && writer.next_file().is_none());
+    assert!(!writer.has_room(round.padded_len()) && writer.next_file(false).is_none());
     assert!(matches!(writer.write_round(&mut round), Err(LogStoreError::WalFull)));
     writer.release(1);
     assert_eq!(writer.write_round(&mut round).unwrap(), 4);
@@ -315,11 +341,93 @@ fn a_huge_record_is_a_round_of_its_own_and_gives_its_memory_back() {
     let mut round = RoundBuilder::new(SALT);
     round.push(&vote(1));
     round.push(&control(40 << 20));
-    let bytes = round.seal(1).to_vec();
+    let bytes = round.seal(1, 0).1.to_vec();
     assert_eq!(bytes.len() % BLOCK, 0);
     let dir = tempfile::tempdir().unwrap();
     fs::File::create(dir.path().join("0.wal")).unwrap().write_all_at(&bytes, 0).unwrap();
     assert_eq!(read(dir.path(), SALT, start(0)).unwrap(), [(1, 2)]);
     round.reset();
     assert!(round.buffer.len() < 2 * ROUND_BYTES);
+}
+
+/// A batch as a producer would send it.
+fn held(bytes: usize) -> WalRecord {
+    let header = BatchHeader {
+        base_offset: 0,
+        batch_length: 49 + bytes as i32,
+        partition_leader_epoch: 1,
+        crc: 0,
+        attributes: 0,
+        last_offset_delta: 0,
+        base_timestamp: 0,
+        max_timestamp: 0,
+        producer_id: -1,
+        producer_epoch: -1,
+        base_sequence: -1,
+        record_count: 1,
+    };
+    let mut batch = RecordBatch { head: header.encode(), records: vec![7; bytes].into() };
+    let crc = batch.computed_crc();
+    batch.head = BatchHeader { crc, ..header }.encode();
+    WalRecord::Batch { replica: ReplicaId(7), index: 0, segment: 0, position: 0, batch }
+}
+
+/// The last round's payload is torn, and the round that takes its number begins in the next file: what is left of the torn one
+/// is never believed again, also when the rounds are read a second time.
+#[test]
+fn a_torn_round_is_not_believed_when_another_one_has_its_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = writer(dir.path(), SALT, 0);
+    write(&mut first, &[control(60_000)]);
+    write(&mut first, &[held(500)]);
+    drop(first);
+    let path = dir.path().join("0.wal");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[61_440 + 200] ^= 1;
+    fs::write(&path, bytes).unwrap();
+
+    let open = || WalReader::open(&RealDisk, dir.path(), SALT, start(0), Mutation::None).unwrap();
+    let mut reader = open();
+    assert_eq!(reader.next_round().unwrap().map(|round| round.number), Some(1));
+    assert!(reader.next_round().unwrap().is_none(), "its payload is torn");
+    let file = WalFile::open(&RealDisk, 0, path).unwrap();
+    let uncovered = VecDeque::from([(1, 61_440)]);
+    let mut resumed = WalWriter::resume(options(dir.path()), &mut reader, uncovered, vec![file]).unwrap();
+    assert_eq!((resumed.position().round, resumed.uncovered_bytes()), (1, 61_440));
+    write(&mut resumed, &[control(9000)]);
+    write(&mut resumed, &[held(600)]);
+
+    let mut reader = open();
+    for _ in 0..3 {
+        let mut seen = Vec::new();
+        while let Some(round) = reader.next_round().unwrap() {
+            let record = round.records().next().unwrap().unwrap().0;
+            seen.push((round.number, round.end.file, matches!(record, WalRecord::Control { .. })));
+        }
+        assert_eq!(seen, [(1, 0, true), (2, 1, true), (3, 1, false)]);
+        assert_eq!(reader.end().round, 3);
+        reader.rewind();
+    }
+}
+
+/// What another version wrote behind the checkpoint is not passed over.
+#[test]
+fn rounds_of_another_version_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), SALT, 0);
+    write(&mut writer, &[vote(1)]);
+    let covered = writer.position();
+    write(&mut writer, &[vote(2)]);
+    let path = dir.path().join("0.wal");
+    let mut bytes = fs::read(&path).unwrap();
+    for begin in [0, BLOCK] {
+        bytes[begin + 7] = 1;
+    }
+    fs::write(&path, &bytes).unwrap();
+    let Err(LogStoreError::Refused(why)) = read(dir.path(), SALT, covered) else { panic!("not refused") };
+    assert!(why.contains("another version"), "{why}");
+    // one that is in the checkpoint is no matter
+    bytes[BLOCK..2 * BLOCK].fill(0);
+    fs::write(&path, &bytes).unwrap();
+    assert_eq!(read(dir.path(), SALT, covered).unwrap(), []);
 }

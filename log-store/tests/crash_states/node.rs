@@ -30,6 +30,8 @@ use crate::{
 pub(crate) const DATA: &str = "/data";
 /// Small enough that scripts wrap the ring.
 pub(crate) const WAL_FILE_BYTES: u64 = 16 << 10;
+/// What the setting is changed to.
+pub(crate) const OTHER_WAL_FILE_BYTES: u64 = 20 << 10;
 const SEGMENT_BYTES: u64 = 3000;
 
 /// A broken rule.
@@ -102,6 +104,16 @@ pub(crate) struct Started {
 
 /// Opens the data directory and recovers.
 pub(crate) fn start(disk: &RecordingDisk, salt: u64, mutation: Mutation) -> Result<Started, LogStoreError> {
+    start_with(disk, WAL_FILE_BYTES, salt, mutation)
+}
+
+/// [`start`], with that many bytes to a file of the write-ahead log.
+pub(crate) fn start_with(
+    disk: &RecordingDisk,
+    wal_file_bytes: u64,
+    salt: u64,
+    mutation: Mutation,
+) -> Result<Started, LogStoreError> {
     let seam: Arc<dyn Disk> = Arc::new(disk.clone());
     let opener = Opener {
         node_id: 1,
@@ -113,7 +125,7 @@ pub(crate) fn start(disk: &RecordingDisk, salt: u64, mutation: Mutation) -> Resu
     let mut directory = DataDirectory::open(Arc::clone(&seam), Path::new(DATA), &opener)?;
     let pool = SegmentPool::new(seam, PoolLimits::default());
     let options = RecoveryOptions {
-        wal_file_bytes: WAL_FILE_BYTES,
+        wal_file_bytes,
         salt,
         now_ms: 5000,
         config: &|state| config(&state.topic),
@@ -156,6 +168,8 @@ pub(crate) struct Node {
     unlinks: Vec<Vec<PathBuf>>,
     dying: Vec<PathBuf>,
     pub(crate) world: World,
+    /// What the world would be with the round that is being written.
+    pub(crate) in_flight: Option<World>,
     pub(crate) bug: Bug,
     checkpointing: Option<Checkpointing>,
     next_replica: u64,
@@ -183,14 +197,15 @@ impl Node {
             _directory: directory,
             builder: recovered.wal.builder(),
             wal: recovered.wal,
-            shadow: recovered.checkpoint.groups,
+            shadow: recovered.states,
             next_replica: logs.keys().map(|replica| replica.0 + 1).max().unwrap_or(1).max(1),
             logs,
             committed,
-            dirty: Vec::new(),
+            dirty: recovered.dirty,
             unlinks: Vec::new(),
             dying: Vec::new(),
             world,
+            in_flight: None,
             bug,
             checkpointing: None,
         }
@@ -220,6 +235,7 @@ impl Node {
     fn promise(&mut self, next: World) {
         self.disk.allow(Allowed(vec![Arc::new(next.clone())]));
         self.world = next;
+        self.in_flight = None;
     }
 
     /// Writes a round, makes it durable, and counts it as promised.
@@ -230,6 +246,7 @@ impl Node {
         self.make_room()?;
         // from the first byte on it may turn up
         self.disk.allow(Allowed(vec![Arc::new(self.world.clone()), Arc::new(pending.next.clone())]));
+        self.in_flight = Some(pending.next.clone());
         self.wal.write(&mut self.builder)?;
         if self.bug == Bug::AckBeforeSync {
             self.disk.allow(Allowed(vec![Arc::new(pending.next.clone())]));
@@ -247,7 +264,7 @@ impl Node {
 
     fn make_room(&mut self) -> Result<(), LogStoreError> {
         while !self.wal.has_room(self.builder.padded_len()) {
-            match self.wal.next_file() {
+            match self.wal.next_file(false) {
                 Some(file) => {
                     let file = file.make(&*self.seam, &|_| {})?;
                     self.wal.add(Some(file));
@@ -316,15 +333,37 @@ impl Node {
         self.round(pending)
     }
 
+    /// Appends a batch that reaches its segment, durably, and no round.
+    pub(crate) fn append_without_round(
+        &mut self,
+        replica: ReplicaId,
+        size: usize,
+        fill: u8,
+    ) -> Result<(), LogStoreError> {
+        let log = Arc::clone(&self.logs[&replica]);
+        let last = log.last_log_id();
+        let log_id =
+            LogId { term: last.map_or(1, |last| last.term), index: last.map_or(0, |last| last.index + 1) };
+        let mut queue = Vec::new();
+        log.append([Entry::Batch { log_id, batch: batch(vec![fill; size].into(), 1) }], 1000, &mut queue);
+        write_to_segments(&queue, &mut self.dirty)?;
+        for write in &queue {
+            if let QueuedWrite::Batch { segment, .. } = write {
+                segment.sync()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Appends a batch that holds the header of a later round where a block of the log's file begins.
     pub(crate) fn append_forged(&mut self, replica: ReplicaId) -> Result<(), LogStoreError> {
         let log = Arc::clone(&self.logs[&replica]);
         let last = log.last_log_id();
         let log_id =
             LogId { term: last.map_or(1, |last| last.term), index: last.map_or(0, |last| last.index + 1) };
-        // round header 32, record 37, batch header 61
-        let mut bytes = vec![0; 4096 - 130];
-        bytes.extend_from_slice(b"ALVMWAL\x01");
+        // the round's header is 40 bytes
+        let mut bytes = vec![0; 4096 - 40];
+        bytes.extend_from_slice(b"ALVMWAL\x02");
         bytes.extend_from_slice(&7u64.to_be_bytes());
         bytes.extend_from_slice(&(self.wal.position().round + 2).to_be_bytes());
         bytes.resize(7000, 0);

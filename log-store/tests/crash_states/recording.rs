@@ -481,7 +481,7 @@ impl Disk for RecordingDisk {
                 }
                 node
             }
-            (Err(error), Access::Read) => return Err(error),
+            (Err(error), Access::Read | Access::Existing) => return Err(error),
             (Err(_), _) => {
                 let (dir, name) = state.files.place(path)?;
                 state.point(format!("make {}", path.display()));

@@ -89,7 +89,10 @@ impl SegmentSyncer {
     pub(super) fn choose(&self, records: &[(WalRecord, Option<Arc<Segment>>)]) -> Vec<Arc<Segment>> {
         let mut bytes: HashMap<*const Segment, (usize, &Arc<Segment>)> = HashMap::new();
         for (record, segment) in records {
-            if let (WalRecord::Batch { batch, .. }, Some(segment)) = (record, segment) {
+            // a segment in which recovery found much would have to be written again first, while the round waits
+            if let (WalRecord::Batch { batch, .. }, Some(segment)) = (record, segment)
+                && !segment.has_found()
+            {
                 bytes.entry(Arc::as_ptr(segment)).or_insert((0, segment)).0 += batch.size();
             }
         }
