@@ -13,8 +13,8 @@
 //! rounds and the segments' unchecked ends. After a power cut 5 writes what never left memory.
 //!
 //! Where anything is out of the ordinary (the first start, a log that cannot be opened, a checkpoint that is not the same as its
-//! copy, files of the ring that are not as they should be) recovery ends for itself: every batch of the rounds is written, all is synced, and a checkpoint with a new salt
-//! begins a new ring.
+//! copy, files of the ring that are not as they should be) recovery ends for itself: every batch of the rounds is written, all
+//! is synced, and a checkpoint with a new salt begins a new ring.
 //!
 //! Crashing anywhere and running it again changes nothing: the checkpoint and its rounds are untouched, and every step makes
 //! the same bytes again. Work is bounded by the ring.

@@ -349,7 +349,7 @@ pub struct Segment {
     gone: AtomicBool,
     /// Covers the bytes written since the last sync.
     unsynced: Mutex<Range<u64>>,
-    /// Batches that recovery found where they belong: they are written again before they are handed to the disk, for a failed
+    /// Batches that recovery found where they belong: they are written again before they are synced, for a failed
     /// write-back leaves good bytes in the page cache and bad ones on the disk. Held while a piece of them is written, and
     /// while the file is cut.
     found: Mutex<Range<u64>>,
