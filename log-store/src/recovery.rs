@@ -12,9 +12,10 @@
 //! After a kill -9 the segments have everything, in the page cache, and 5 has nothing to do: what is read are records of
 //! rounds and the segments' unchecked ends. After a power cut 5 writes what never left memory.
 //!
-//! Where anything is out of the ordinary (the first start, a log that cannot be opened, a checkpoint that is not the same as its
-//! copy, files of the ring that are not as they should be) recovery ends for itself: every batch of the rounds is written, all
-//! is synced, and a checkpoint with a new salt begins a new ring.
+//! Where the rounds hold little ([`RecoveryOptions::little_bytes`]), or anything is out of the ordinary (the first start, a
+//! log that cannot be opened, a checkpoint that is not the same as its copy, files of the ring that are not as they should be),
+//! recovery ends for itself: every batch of the rounds is written, all is synced, and a checkpoint with a new salt begins a new
+//! ring.
 //!
 //! Crashing anywhere and running it again changes nothing: the checkpoint and its rounds are untouched, and every step makes
 //! the same bytes again. Work is bounded by the ring.
@@ -119,6 +120,10 @@ impl Mutation {
 pub struct RecoveryOptions<'a> {
     /// Bytes of each file of the write-ahead log.
     pub wal_file_bytes: u64,
+    /// Where the rounds, with what they name, come to no more than so many bytes, recovery ends for itself: they are durable in a
+    /// moment, and crashes that follow quickly on each other pile up nothing. The checkpoint that is written while the node
+    /// serves may not be there before the next one.
+    pub little_bytes: u64,
     /// A fresh random number.
     pub salt: u64,
     /// Wall clock, milliseconds.
@@ -213,6 +218,7 @@ pub fn recover(
     let lost = damaged.iter().map(|it| it.replica).collect();
     if let Some(rounds) = &mut rounds
         && damaged.is_empty()
+        && history.uncovered.iter().map(|(_, bytes)| bytes).sum::<u64>() > options.little_bytes
         && redo.is_ordinary(&groups)
         && Checkpoint::is_twofold(disk, &data)?
     {

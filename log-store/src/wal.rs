@@ -1221,11 +1221,6 @@ impl WalReader {
         self.before = None;
     }
 
-    /// The numbers of the files and their lengths.
-    pub fn files(&self) -> impl Iterator<Item = (u32, u64)> {
-        self.files.iter().map(|file| (file.number, file.len))
-    }
-
     /// The files in which rounds are, and the one in which the next one goes.
     pub(crate) fn used_files(&self) -> impl Iterator<Item = u32> {
         self.written.iter().map(|(number, _)| *number).chain([self.end().file])

@@ -334,19 +334,19 @@ impl Files {
     }
 
     /// Writes a checkpoint: the segments that hold bytes of its rounds are synced first. `done` hears whether it is
-    /// there; on a full disk it is not, and the one before holds. What a burst left, which is `large`, is not put off for long.
+    /// there; on a full disk it is not, and the one before holds. What a burst or a crash left is wanted `soon`.
     pub(crate) fn checkpoint(
         &self,
         salt: u64,
         position: WalPosition,
         groups: GroupStates,
         touched: Vec<Arc<Partition>>,
-        large: bool,
+        soon: bool,
         done: impl FnOnce(bool) + Send + 'static,
     ) {
         let checkpoint = Checkpoint { salt, position, groups, damaged: lock(&self.damaged).clone() };
         let mut syncing = lock(&self.syncing);
-        syncing.rest = if large { SHORT_REST } else { REST };
+        syncing.rest = if soon { SHORT_REST } else { REST };
         syncing.request = Some(Request { checkpoint, touched, done: Box::new(done) });
         drop(syncing);
         self.sync.notify_all();

@@ -399,7 +399,7 @@ impl Flusher {
         // one that runs is finished first, then the one of the stop
         let mut durable = lock(&self.durable);
         durable = self.checkpointed(durable);
-        self.begin_checkpoint(&mut durable);
+        self.begin_checkpoint(&mut durable, false);
         drop(self.checkpointed(durable));
         self.files.stop();
     }
@@ -662,7 +662,7 @@ impl Flusher {
             let wal = &durable.wal;
             if !wal.is_growing() && wal.has_full_file() && self.may_checkpoint(&durable) {
                 // the ring does not grow, and only a checkpoint gives a file of it back, due or not
-                self.begin_checkpoint(&mut durable);
+                self.begin_checkpoint(&mut durable, false);
             }
             if durable.checkpoint_after.is_some() && self.queue.is_stopping() {
                 // the disk is full: what waits was never acknowledged
@@ -799,7 +799,8 @@ impl Flusher {
         }
         let much = durable.wal.uncovered_bytes() >= CHECKPOINT_AFTER && !self.files.is_busy();
         if (much || durable.wal.checkpoint_due()) && self.may_checkpoint(durable) {
-            self.begin_checkpoint(durable);
+            let large = durable.wal.uncovered_bytes() >= 2 * CHECKPOINT_AFTER;
+            self.begin_checkpoint(durable, large);
         }
     }
 
@@ -821,16 +822,17 @@ impl Flusher {
         durable.grow_after = Some((self.monotonic)() + TRY_AGAIN);
     }
 
-    /// The partitions are open: has a checkpoint written of what recovery left in the rounds.
+    /// The partitions are open: has a checkpoint written of what recovery left in the rounds, soon, for until it is there each
+    /// start has the same to do.
     pub(crate) fn cover_recovered(self: &Arc<Self>) {
         let mut durable = lock(&self.durable);
         if self.may_checkpoint(&durable) {
-            self.begin_checkpoint(&mut durable);
+            self.begin_checkpoint(&mut durable, true);
         }
     }
 
-    /// Captures the state as of the last complete round and has it written out.
-    fn begin_checkpoint(self: &Arc<Self>, durable: &mut Durable) {
+    /// Captures the state as of the last complete round and has it written out, `soon` or at the usual pace.
+    fn begin_checkpoint(self: &Arc<Self>, durable: &mut Durable, soon: bool) {
         durable.checkpointing = true;
         let position = durable.wal.position();
         let salt = durable.wal.salt();
@@ -858,8 +860,7 @@ impl Flusher {
             durable.wal.release(position.round);
         }
         let this = Arc::clone(self);
-        let large = durable.wal.uncovered_bytes() >= 2 * CHECKPOINT_AFTER;
-        self.files.checkpoint(salt, position, states, touched, large, move |written| {
+        self.files.checkpoint(salt, position, states, touched, soon, move |written| {
             let mut durable = lock(&this.durable);
             durable.checkpointing = false;
             durable.checkpoint_after = (!written).then(|| (this.monotonic)() + TRY_AGAIN);

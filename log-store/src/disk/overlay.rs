@@ -293,8 +293,13 @@ impl State {
             real.set_len(file.valid)?;
             return real.set_len(file.len);
         }
-        let chosen = (chance >> 3) as usize % file.pages.len().max(1);
-        let Some((page, content)) = file.pages.iter().nth(chosen) else { return Ok(()) };
+        // the first at or behind any place: counting up to one would take longer with each page that waits
+        let (Some((first, _)), Some((last, _))) = (file.pages.first_key_value(), file.pages.last_key_value())
+        else {
+            return Ok(());
+        };
+        let chosen = first + (chance >> 3) % (last - first + 1);
+        let Some((page, content)) = file.pages.range(chosen..).next() else { return Ok(()) };
         let sectors = if chance >> 16 & 1 == 0 { u8::MAX } else { (chance >> 17) as u8 };
         let from = page * PAGE;
         let len = (file.len - from).min(PAGE) as usize;
