@@ -477,6 +477,11 @@ impl RoundBuilder {
         self.len().next_multiple_of(BLOCK)
     }
 
+    /// Bytes of batches that the round names and does not hold.
+    pub fn placed_bytes(&self) -> u64 {
+        self.placed
+    }
+
     /// Adds a record.
     pub fn push(&mut self, record: &WalRecord) {
         record.encode_head(&mut self.records);

@@ -253,6 +253,8 @@ struct Round {
     /// The entry of `finished` that answers a group's appends.
     answers: HashMap<ReplicaId, usize>,
     after: Vec<(usize, AfterDurable)>,
+    /// What syncing the segments took whose batches it names.
+    placing: Duration,
 }
 
 impl Round {
@@ -264,6 +266,7 @@ impl Round {
             finished: Vec::new(),
             answers: HashMap::new(),
             after: Vec::new(),
+            placing: Duration::ZERO,
         }
     }
 
@@ -560,7 +563,9 @@ impl Flusher {
             return Ok(());
         }
         let segments = self.segment_syncer.choose(&round.deferred);
+        let begun = (self.monotonic)();
         let placed = self.sync_placed(&segments)?;
+        round.placing = (self.monotonic)().saturating_sub(begun);
         for (record, segment) in std::mem::take(&mut round.deferred) {
             let is_placed = segment.is_some_and(|segment| placed.contains(&Arc::as_ptr(&segment)));
             round.encode(if is_placed { record.placed() } else { record });
@@ -676,10 +681,15 @@ impl Flusher {
         if waited {
             self.files.hurry(false);
         }
-        durable.wal.write(&mut round.builder)?;
+        let whole_bytes = bytes as u64 + round.builder.placed_bytes();
         let begun = (self.monotonic)();
+        durable.wal.write(&mut round.builder)?;
+        let written = (self.monotonic)();
         durable.wal.sync()?;
-        self.note_sync((self.monotonic)().saturating_sub(begun));
+        let synced = (self.monotonic)();
+        self.note_sync(synced.saturating_sub(written));
+        let took = synced.saturating_sub(begun) + std::mem::take(&mut round.placing);
+        self.segment_syncer.note_round(whole_bytes, took);
         self.rounds.fetch_add(1, Ordering::Relaxed);
         self.round_total_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         for record in round.records.drain(..) {
