@@ -55,7 +55,7 @@ use crate::{
     data_directory::{DataDirectory, is_directory_of, write_partition_metadata},
     disk::{Access, Advice, DirEntry, Disk, DiskFile, write_file_atomically},
     segment::is_missing,
-    wal::{NewWalFile, Payload, WalFile, WalOptions, WalPosition, WalReader, WalWriter},
+    wal::{NewWalFile, Payload, RING_FILES, WalFile, WalOptions, WalPosition, WalReader, WalWriter},
 };
 
 /// Segment files written by the redo that are kept open at a time.
@@ -1169,12 +1169,17 @@ impl Ring {
         self.usable[0].0
     }
 
-    /// Whether all files are as they should be, and those in which there are rounds are among them. A single file that is full
-    /// would wait for a second one, which a full disk does not give.
+    /// Whether all files are as they should be, those in which there are rounds are among them, and there is room for more. A
+    /// single file that is full would wait for a second one, which a full disk does not give; a ring that is all but full for
+    /// a checkpoint, without which nothing more is acknowledged: where crashes follow sooner than it is written, never again.
     fn holds(&self, rounds: &WalReader, options: &WalOptions) -> bool {
+        let used: BTreeSet<u32> = rounds.used_files().collect();
+        // beyond these it grows in calm moments only
+        let files = self.usable.len().max(options.files.min(RING_FILES));
         self.surplus.is_empty()
             && (self.usable.len() > 1 || 2 * rounds.end().position <= options.file_bytes)
-            && rounds.used_files().all(|number| self.usable.iter().any(|(usable, _)| *usable == number))
+            && used.len() + files.div_ceil(8) <= files
+            && used.iter().all(|number| self.usable.iter().any(|(usable, _)| usable == number))
     }
 
     /// Opens the files, and removes those that are of no use.
