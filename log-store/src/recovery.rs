@@ -12,10 +12,12 @@
 //! After a kill -9 the segments have everything, in the page cache, and 5 has nothing to do: what is read are records of
 //! rounds and the segments' unchecked ends. After a power cut 5 writes what never left memory.
 //!
-//! Where the rounds hold little ([`RecoveryOptions::little_bytes`]), or anything is out of the ordinary (the first start, a
-//! log that cannot be opened, a checkpoint that is not the same as its copy, files of the ring that are not as they should be),
-//! recovery ends for itself: every batch of the rounds is written, all is synced, and a checkpoint with a new salt begins a new
-//! ring.
+//! Where anything is out of the ordinary (the first start, a log that cannot be opened, a checkpoint that is not the same as its
+//! copy, files of the ring that are not as they should be or that have no room left) recovery ends for itself: every batch of
+//! the rounds is written, all is synced, and a checkpoint with a new salt begins a new ring. So it does where an earlier
+//! recovery went on and there is no checkpoint since, which a round without records marks: the one that is written while the
+//! node serves may not be there before the next crash, and where crashes follow quickly on each other, rounds would pile up
+//! until the ring is full and nothing is acknowledged any more.
 //!
 //! Crashing anywhere and running it again changes nothing: the checkpoint and its rounds are untouched, and every step makes
 //! the same bytes again. Work is bounded by the ring.
@@ -55,7 +57,7 @@ use crate::{
     data_directory::{DataDirectory, is_directory_of, write_partition_metadata},
     disk::{Access, Advice, DirEntry, Disk, DiskFile, write_file_atomically},
     segment::is_missing,
-    wal::{NewWalFile, Payload, RING_FILES, WalFile, WalOptions, WalPosition, WalReader, WalWriter},
+    wal::{NewWalFile, Payload, WalFile, WalOptions, WalPosition, WalReader, WalWriter},
 };
 
 /// Segment files written by the redo that are kept open at a time.
@@ -120,10 +122,6 @@ impl Mutation {
 pub struct RecoveryOptions<'a> {
     /// Bytes of each file of the write-ahead log.
     pub wal_file_bytes: u64,
-    /// Where the rounds, with what they name, come to no more than so many bytes, recovery ends for itself: they are durable in a
-    /// moment, and crashes that follow quickly on each other pile up nothing. The checkpoint that is written while the node
-    /// serves may not be there before the next one.
-    pub little_bytes: u64,
     /// A fresh random number.
     pub salt: u64,
     /// Wall clock, milliseconds.
@@ -218,7 +216,7 @@ pub fn recover(
     let lost = damaged.iter().map(|it| it.replica).collect();
     if let Some(rounds) = &mut rounds
         && damaged.is_empty()
-        && history.uncovered.iter().map(|(_, bytes)| bytes).sum::<u64>() > options.little_bytes
+        && !history.marked
         && redo.is_ordinary(&groups)
         && Checkpoint::is_twofold(disk, &data)?
     {
@@ -292,6 +290,8 @@ struct History {
     batch_bytes: u64,
     /// The rounds, with the bytes of each and of the batches that it names.
     uncovered: VecDeque<(u64, u64)>,
+    /// An earlier recovery went on behind some of them.
+    marked: bool,
     /// Replicas of which the rounds tell.
     told: HashSet<ReplicaId>,
     replicas: HashMap<ReplicaId, ReplicaHistory>,
@@ -335,6 +335,7 @@ impl History {
             last_round: checkpoint.position.round,
             batch_bytes: 0,
             uncovered: VecDeque::new(),
+            marked: false,
             told: HashSet::new(),
             replicas: HashMap::new(),
         };
@@ -360,6 +361,7 @@ impl History {
                 }
             }
             history.last_round = round.number;
+            history.marked |= round.marks_recovery();
             history.uncovered.push_back((round.number, uncovered));
             bytes += round.padded_len;
             (options.progress)(Progress::Reading(bytes));
@@ -1169,16 +1171,14 @@ impl Ring {
         self.usable[0].0
     }
 
-    /// Whether all files are as they should be, those in which there are rounds are among them, and there is room for more. A
-    /// single file that is full would wait for a second one, which a full disk does not give; a ring that is all but full for
-    /// a checkpoint, without which nothing more is acknowledged: where crashes follow sooner than it is written, never again.
+    /// Whether all files are as they should be, those in which there are rounds are among them, and there is room for one more. A
+    /// single file that is full would wait for a second one, which a full disk does not give.
     fn holds(&self, rounds: &WalReader, options: &WalOptions) -> bool {
         let used: BTreeSet<u32> = rounds.used_files().collect();
-        // beyond these it grows in calm moments only
-        let files = self.usable.len().max(options.files.min(RING_FILES));
+        let position = rounds.end().position;
         self.surplus.is_empty()
-            && (self.usable.len() > 1 || 2 * rounds.end().position <= options.file_bytes)
-            && used.len() + files.div_ceil(8) <= files
+            && (self.usable.len() > 1 || 2 * position <= options.file_bytes)
+            && (used.len() < self.usable.len() || position < options.file_bytes)
             && used.iter().all(|number| self.usable.iter().any(|(usable, _)| usable == number))
     }
 

@@ -36,6 +36,7 @@
 //!   file's former use, or what a client puts into its records, never passes for a round.
 //! - A round that says of a batch only where it lies ([`WalRecord::Placed`]) is written once the batch is durable there
 //!   ([`Segment::sync_placed`](crate::Segment::sync_placed), durability rule 1).
+//! - A round without records marks that recovery went on behind the ones before it.
 //! - A file is used again only when a checkpoint holds everything of its rounds ([`WalWriter::release`]).
 //! - The first error of a write or a sync is final: every later call fails too (durability rule 6).
 //!
@@ -749,10 +750,10 @@ impl WalWriter {
 
     /// A writer that goes on behind the rounds that recovery read: `files` are those of the ring, all of them. The last round is
     /// written again: all others are durable, or it would not be there, but of its bytes the page cache may hold what the disk
-    /// does not.
+    /// does not. Behind it goes a round without records, the mark for the next recovery.
     ///
     /// # Errors
-    /// [`LogStoreError::Io`].
+    /// [`LogStoreError::Io`]; [`LogStoreError::WalFull`] without room for the mark.
     ///
     /// # Panics
     /// Without the files in which the rounds are.
@@ -796,6 +797,11 @@ impl WalWriter {
             writer.full.iter().map(|(file, _)| file.number + 1).fold(writer.next_number, u32::max);
         writer.uncovered_bytes = uncovered.iter().map(|(_, bytes)| bytes).sum();
         writer.uncovered = uncovered;
+        // without rounds the next recovery finds nothing of before
+        if writer.uncovered_bytes > 0 {
+            let mut mark = writer.builder();
+            writer.write_round(&mut mark)?;
+        }
         Ok(writer)
     }
 
@@ -1053,6 +1059,11 @@ pub struct Round {
 }
 
 impl Round {
+    /// Whether recovery wrote it when it went on behind the ones before.
+    pub(crate) fn marks_recovery(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// Decodes every record. A batch that the round holds comes as one that is placed, with where its payload lies for
     /// [`WalReader::payload`].
     ///

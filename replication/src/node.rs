@@ -794,7 +794,6 @@ impl Opened {
             &mut directory,
             RecoveryOptions {
                 wal_file_bytes: options.wal_file_bytes,
-                little_bytes: options.wal_file_bytes / 2,
                 salt: (options.entropy)(),
                 now_ms: (options.now)(),
                 config: &|_| options.log_defaults.clone(),

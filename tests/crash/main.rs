@@ -35,27 +35,16 @@ enum Disk {
     PowerCuts,
 }
 
-/// How a run's broker is started.
-struct Start {
-    disk: Disk,
-    /// Of each file of the ring. With the default recovery ends for itself nearly always, with small ones it goes on behind the
-    /// last round.
-    wal_file_bytes: u64,
-}
-
-impl Start {
-    fn new(disk: Disk, random: &mut Random) -> Self {
-        Self { disk, wal_file_bytes: if random.below(2) == 0 { 1 << 20 } else { 64 << 20 } }
-    }
-
+impl Disk {
     /// The arguments of one start.
-    fn arguments(&self, random: &mut Random) -> Vec<String> {
-        let mut arguments = vec!["--set".to_owned(), format!("wal.file.bytes={}", self.wal_file_bytes)];
-        if self.disk == Disk::PowerCuts {
+    fn arguments(self, random: &mut Random) -> Vec<String> {
+        match self {
+            Self::Real => Vec::new(),
             // 0 would keep all of it back
-            arguments.extend(["--simulate-power-cuts".to_owned(), format!("seed={}", random.next().max(1))]);
+            Self::PowerCuts => {
+                vec!["--simulate-power-cuts".to_owned(), format!("seed={}", random.next().max(1))]
+            }
         }
-        arguments
     }
 }
 
@@ -90,12 +79,11 @@ fn print_outages(mut acks: Vec<Instant>, restarts: &[(Instant, Instant)]) {
 fn crash_run(test: &str, disk: Disk) {
     let seed = seed(test);
     let mut random = Random::new(seed);
-    let start = Start::new(disk, &mut random);
     let data = tempfile::tempdir().expect("a data directory");
     fn borrowed(arguments: &[String]) -> Vec<&str> {
         arguments.iter().map(String::as_str).collect()
     }
-    let mut broker = Broker::on(data.path(), &borrowed(&start.arguments(&mut random)));
+    let mut broker = Broker::on(data.path(), &borrowed(&disk.arguments(&mut random)));
     let bootstrap = broker.bootstrap.clone();
     clients::create_topic(&bootstrap, PARTITIONS);
 
@@ -127,12 +115,12 @@ fn crash_run(test: &str, disk: Disk) {
                 Broker::killed_while_starting(
                     data.path(),
                     &bootstrap,
-                    &borrowed(&start.arguments(&mut random)),
+                    &borrowed(&disk.arguments(&mut random)),
                     Duration::from_micros(random.below(60_000)),
                 );
             }
         }
-        broker = Broker::again(data.path(), &bootstrap, &borrowed(&start.arguments(&mut random)));
+        broker = Broker::again(data.path(), &bootstrap, &borrowed(&disk.arguments(&mut random)));
         restarts.push((killed, Instant::now()));
     }
     thread::sleep(Duration::from_millis(200));
@@ -143,7 +131,7 @@ fn crash_run(test: &str, disk: Disk) {
     reader.join().expect("the reader");
     // Once more, so that the final reads see what a crash left and not what memory held.
     broker.kill();
-    let broker = Broker::again(data.path(), &bootstrap, &borrowed(&start.arguments(&mut random)));
+    let broker = Broker::again(data.path(), &bootstrap, &borrowed(&disk.arguments(&mut random)));
     let mut history =
         Arc::into_inner(history).expect("all clients have ended").into_inner().expect("the history");
     clients::read_all(&bootstrap, 101, PARTITIONS, &mut history);
@@ -155,11 +143,7 @@ fn crash_run(test: &str, disk: Disk) {
         &anomalies[..anomalies.len().min(5)]
     );
     let acked = history.acked();
-    println!(
-        "{acked} records acknowledged over {} crashes, files of the ring of {} bytes",
-        rounds() + 1,
-        start.wal_file_bytes
-    );
+    println!("{acked} records acknowledged over {} crashes", rounds() + 1);
     assert!(acked as u64 > 10 * rounds(), "only {acked} records were acknowledged: the run showed nothing");
     print_outages(std::mem::take(&mut acks.lock().expect("the acknowledgements")), &restarts);
     drop(broker);

@@ -2,8 +2,9 @@
 
 use std::{path::Path, sync::Arc};
 
+use bytes::Bytes;
 use log_store::{
-    LogStoreError, ReplicaId,
+    LogStoreError, RecordBatch, ReplicaId,
     disk::{Access, Disk},
     recovery::Mutation,
 };
@@ -135,6 +136,63 @@ fn a_rotten_checkpoint_costs_nothing_and_two_cost_one_group() {
         }
     }
     assert!(refused > 0 && lost > 0, "{refused} refused, {lost} with a lost group");
+}
+
+/// A batch that was cut may come back from the disk, whole, where another one was appended since whose page was lost: what the
+/// round holds is written over it.
+///
+/// Proves: fault C02 (in recovery).
+#[test]
+fn another_batch_that_is_whole_is_written_over() {
+    let disk = RecordingDisk::new(None, Allowed::default());
+    let started = start(&disk, 1, Mutation::None).unwrap();
+    let mut node = Node::new(&disk, started, World::default(), Bug::None);
+    node.create("a").unwrap();
+    node.append(&[(A, vec![500], false)], 1).unwrap();
+    for (mutation, is_written) in [(Mutation::None, true), (Mutation::HeadsNotCompared, false)] {
+        let disk = again(&disk);
+        disk.rot(&Path::new(DATA).join("a-0/00000000000000000000.log"), |bytes| {
+            let (head, records) = bytes.split_at_mut(61);
+            records[100] ^= 1;
+            let batch =
+                RecordBatch { head: (&*head).try_into().unwrap(), records: Bytes::copy_from_slice(records) };
+            head[17..21].copy_from_slice(&batch.computed_crc().to_be_bytes());
+        });
+        let mut started = start(&disk, 2, mutation).unwrap();
+        assert_eq!(started.recovered.wal.salt(), 1, "it goes on");
+        assert_eq!(compare(&disk, &mut started, &node.world).is_ok(), is_written, "{mutation:?}");
+    }
+}
+
+/// Recovery goes on behind the last round once; the next one ends for itself unless there is a checkpoint since. Where crashes come
+/// sooner than checkpoints, rounds would pile up, and a full ring acknowledges nothing.
+#[test]
+fn recovery_goes_on_once_before_the_next_checkpoint() {
+    let (disk, world) = served();
+    let mut started = start(&disk, 2, Mutation::None).unwrap();
+    assert_eq!(started.recovered.wal.salt(), 1, "it goes on");
+    compare(&disk, &mut started, &world).unwrap();
+    drop(started);
+
+    let disk = again(&disk);
+    let mut started = start(&disk, 3, Mutation::None).unwrap();
+    assert_eq!(started.recovered.wal.salt(), 3, "it ends for itself");
+    compare(&disk, &mut started, &world).unwrap();
+    let mut node = Node::new(&disk, started, world, Bug::None);
+    node.append(&[(A, vec![300], false)], 4).unwrap();
+
+    let disk = again(&disk);
+    let started = start(&disk, 5, Mutation::None).unwrap();
+    assert_eq!(started.recovered.wal.salt(), 3, "it goes on");
+    let mut node = Node::new(&disk, started, node.world.clone(), Bug::None);
+    node.append(&[(A, vec![300], false)], 5).unwrap();
+    node.checkpoint().unwrap();
+    node.append(&[(A, vec![300], false)], 6).unwrap();
+
+    let disk = again(&disk);
+    let mut started = start(&disk, 6, Mutation::None).unwrap();
+    assert_eq!(started.recovered.wal.salt(), 3, "there is a checkpoint since");
+    compare(&disk, &mut started, &node.world).unwrap();
 }
 
 /// A sync of the log fails: nothing is written after it, and a restart shows what was promised, or that and the round.

@@ -965,7 +965,6 @@ fn every_planted_bug_of_recovery_is_found() {
         Mutation::OldSaltBelieved,
         Mutation::LogBelievedUnsynced,
         Mutation::LastRoundNotRewritten,
-        Mutation::HeadsNotCompared,
         Mutation::MarkedSynced,
         Mutation::CheckpointBeforeSegments,
         Mutation::OnlyAfterTheLastCut,

@@ -126,8 +126,6 @@ pub(crate) fn start_with(
     let pool = SegmentPool::new(seam, PoolLimits::default());
     let options = RecoveryOptions {
         wal_file_bytes,
-        // goes on behind the last round wherever it may
-        little_bytes: 0,
         salt,
         now_ms: 5000,
         config: &|state| config(&state.topic),
