@@ -50,9 +50,7 @@ pub struct Meta {
 pub struct Opener {
     /// The node's id.
     pub node_id: i32,
-    /// The cluster that it must belong to, where that is configured.
-    pub cluster_id: Option<String>,
-    /// The cluster id of a new directory, unless one is configured.
+    /// The cluster id of a new directory.
     pub new_cluster_id: String,
     /// The id of a new directory.
     pub new_directory_id: Uuid,
@@ -91,7 +89,7 @@ impl DataDirectory {
         let known = check(&*disk, path, &wal_dir, opener)?;
         let fresh = known.is_none();
         let meta = known.unwrap_or_else(|| Meta {
-            cluster_id: opener.cluster_id.clone().unwrap_or_else(|| opener.new_cluster_id.clone()),
+            cluster_id: opener.new_cluster_id.clone(),
             node_id: opener.node_id,
             directory_id: opener.new_directory_id,
         });
@@ -249,22 +247,14 @@ fn check(
 }
 
 fn check_meta(dir: &Path, meta: &Meta, opener: &Opener) -> Result<(), LogStoreError> {
-    let refuse = |what: &str, theirs: &str, ours: &str| {
-        Err(LogStoreError::Refused(format!(
-            "{} belongs to {what} {theirs}, this is {what} {ours}: choose the data directory of {what} {ours}, or an \
-             empty one",
-            dir.display()
-        )))
-    };
-    if let Some(expected) = &opener.cluster_id
-        && *expected != meta.cluster_id
-    {
-        return refuse("cluster", &meta.cluster_id, expected);
+    let (theirs, ours) = (meta.node_id, opener.node_id);
+    if theirs == ours {
+        return Ok(());
     }
-    if opener.node_id != meta.node_id {
-        return refuse("node", &meta.node_id.to_string(), &opener.node_id.to_string());
-    }
-    Ok(())
+    Err(LogStoreError::Refused(format!(
+        "{} belongs to node {theirs}, this is node {ours}: choose the data directory of node {ours}, or an empty one",
+        dir.display()
+    )))
 }
 
 /// A directory without identity may hold what a first start that was cut short leaves, and nothing else.

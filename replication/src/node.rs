@@ -770,7 +770,6 @@ impl Opened {
         let entropy = || u128::from((options.entropy)()) << 64 | u128::from((options.entropy)());
         let opener = Opener {
             node_id: options.broker.id,
-            cluster_id: None,
             new_cluster_id: log_store::data_directory::kafka_uuid(Uuid::from_u128(entropy())),
             new_directory_id: Uuid::from_u128(entropy()),
             wal_dir: options.wal_dir.clone(),

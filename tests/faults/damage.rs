@@ -175,8 +175,8 @@ fn what_belongs_to_others_is_left_alone() {
     assert_unchanged(folder.path(), &before);
 }
 
-/// A second process, another node's directory, a newer format and an illegible identity are refused in words, with exit code 1, and
-/// nothing is changed.
+/// A second process, another node's directory, another cluster's identity, a newer format and an illegible one are refused in words,
+/// with exit code 1, and nothing is changed.
 #[test]
 fn a_data_directory_is_guarded() {
     let data = tempfile::tempdir().expect("a data directory");
@@ -193,11 +193,19 @@ fn a_data_directory_is_guarded() {
 
     let meta = data.path().join("meta.toml");
     let text = fs::read_to_string(&meta).expect("meta.toml");
+    let cluster = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cluster_id = "))
+        .expect("a cluster id")
+        .trim_matches('"');
+    let other = "b".repeat(cluster.len());
     let line = text.lines().find(|line| line.contains("version")).expect("a format version").to_owned();
     let newer = format!("{} = 999", line.split('=').next().expect("a key").trim());
-    for (identity, words) in
-        [(text.replace(&line, &newer), ["999", "later"]), ("?".to_owned(), ["meta.toml", ""])]
-    {
+    for (identity, words) in [
+        (text.replace(&line, &newer), ["999", "later"]),
+        (text.replace(cluster, &other), [cluster, &other]),
+        ("?".to_owned(), ["meta.toml", ""]),
+    ] {
         fs::write(&meta, identity).expect("writing");
         let before = contents(data.path());
         let said = refused(data.path(), &[]);

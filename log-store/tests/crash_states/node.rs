@@ -117,7 +117,6 @@ pub(crate) fn start_with(
     let seam: Arc<dyn Disk> = Arc::new(disk.clone());
     let opener = Opener {
         node_id: 1,
-        cluster_id: None,
         new_cluster_id: "cluster".to_owned(),
         new_directory_id: Uuid::from_u128(77),
         wal_dir: None,
