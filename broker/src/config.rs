@@ -3,7 +3,7 @@
 //! ```text
 //! flag > --set key=value > ALLUVIUM_<KEY> > file > default
 //!
-//! file: the one named by -c, else the first of config_files() that exists
+//! file: the one named by -c, else those of config_files() that exist, each before the ones after it
 //! ```
 //! [`SETTINGS`] is the table from which everything else follows: the parser, the "did you mean", DescribeConfigs of
 //! broker resources, and `deploy/alluvium.toml`, which is [`annotated`] written out (a test keeps them equal). The same
@@ -27,6 +27,7 @@ use log_store::{
     config::{LogConfig, closest},
     disk::DIRECT_ALIGNMENT,
 };
+use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use settings::{BROKERS, CLIENT_ID, CLIENT_SETTINGS, COLOR, ClientSetting, OUTPUT, TIMEOUT};
@@ -120,7 +121,7 @@ pub struct Sources {
     /// Variables that stand for a setting under another name than its own, which beats them, in order: (variable,
     /// setting, value).
     pub variables: Vec<(String, &'static str, String)>,
-    /// The files of which the first that exists is taken when `file` is none.
+    /// The files that are taken when `file` is none, where they exist; of two that set the same the first wins.
     pub files: Vec<PathBuf>,
 }
 
@@ -287,14 +288,14 @@ impl Config {
             .map(|setting| (setting.name, (setting.default.to_owned(), Origin::Default)))
             .collect();
         let mut put = |name: &str, value: &str, origin: Origin| put(&mut values, name, value, origin);
-        let file = match &sources.file {
-            Some(file) => Some(file.clone()),
-            None => sources.files.iter().find(|path| path.is_file()).cloned(),
+        let files: Vec<&PathBuf> = match &sources.file {
+            Some(file) => vec![file],
+            None => sources.files.iter().rev().filter(|path| path.is_file()).collect(),
         };
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(&path)
+        for path in files {
+            let text = std::fs::read_to_string(path)
                 .map_err(|error| ConfigError::File { path: path.clone(), reason: error.to_string() })?;
-            for (name, value) in parse_file(&path, &text, &sources.environment)? {
+            for (name, value) in parse_file(path, &text, &sources.environment)? {
                 put(&name, &value, Origin::File(path.clone()))?;
             }
         }
@@ -557,6 +558,16 @@ pub(crate) fn log_filter(level: &str) -> Result<EnvFilter, String> {
     if let Some(word) = words.into_iter().find(|word| !is_level(word) && !word.contains(['=', '['])) {
         let suggestion = closest(word, LEVELS).map(|level| format!("; did you mean '{level}'?"));
         return Err(format!("'{word}' is none of {}{}", LEVELS.join(", "), suggestion.unwrap_or_default()));
+    }
+    let is_compiled_out = |word: &str| {
+        let level = word.rsplit('=').next().and_then(|level| level.trim().parse::<LevelFilter>().ok());
+        level > Some(STATIC_MAX_LEVEL)
+    };
+    if let Some(word) = level.split(',').find(|word| is_compiled_out(word)) {
+        return Err(format!(
+            "'{}' asks for more than this build can say: {STATIC_MAX_LEVEL} at most",
+            word.trim()
+        ));
     }
     let openraft = if level.contains("openraft") { "" } else { ",openraft=error" };
     EnvFilter::try_new(format!("{level}{openraft}")).map_err(|error| format!("it is no log filter: {error}"))

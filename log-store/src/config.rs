@@ -284,7 +284,7 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         int(-1, 9),
         "-1",
         &[("compression.gzip.level", 1)],
-        "Level at which the broker compresses where compression.type is gzip; -1 is the codec's default.",
+        "Level at which the broker compresses where compression.type is gzip, 1 to 9; -1 is the codec's default, 0 is refused.",
     ),
     shown(
         "compression.lz4.level",
@@ -347,7 +347,7 @@ pub const TOPIC_SETTINGS: &[TopicSetting] = &[
         int(0, i32::MAX),
         "4096",
         &[("log.index.interval.bytes", 1)],
-        "Bytes of batches between two entries of a segment's indexes.",
+        "Bytes of batches between two entries of a segment's indexes; less than 32768 counts as 32768.",
     ),
     setting(
         "internal.segment.bytes",

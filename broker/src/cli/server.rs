@@ -27,8 +27,8 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Without arguments it serves 127.0.0.1:9092 and keeps its data in ./alluvium-data.")]
 pub(super) struct ServerArgs {
-    /// Configuration file [default: the first of ./alluvium.toml, ~/.config/alluvium/alluvium.toml,
-    /// /etc/alluvium/alluvium.toml that exists]
+    /// Configuration file [default: those of ./alluvium.toml, ~/.config/alluvium/alluvium.toml and
+    /// /etc/alluvium/alluvium.toml that exist; what the first sets wins]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where the data is kept [default: ./alluvium-data]

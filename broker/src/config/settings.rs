@@ -341,7 +341,7 @@ pub const SETTINGS: &[Setting] = &[
         "log.level",
         Kind::Text,
         "info",
-        "What is logged: error, warn, info, or a filter such as `info,alluvium::connection=warn`.",
+        "What is logged: error, warn, info, or a filter such as `info,alluvium::connection=warn`. Builds for release have no debug and trace.",
     ),
     setting("log.format", Kind::OneOf(&["text", "json"]), "text", "How log lines look on stderr."),
 ];

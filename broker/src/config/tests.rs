@@ -37,8 +37,16 @@ fn precedence_is_flag_set_environment_file_default() {
         "num.partitions = 2\nnode.id = 2\nbroker.rack = \"file\"\nlog.level = \"warn\"",
     )
     .unwrap();
-    let mut sources = Sources { files: vec![folder.path().join("alluvium.toml")], ..Sources::default() };
-    assert_eq!(Config::load(&sources).unwrap().num_partitions, 2);
+    let machine = folder.path().join("machine.toml");
+    std::fs::write(&machine, "num.partitions = 1\nlog.format = \"json\"\nlog.level = \"off\"").unwrap();
+    let files =
+        vec![folder.path().join("alluvium.toml"), folder.path().join("missing.toml"), machine.clone()];
+    let mut sources = Sources { files, ..Sources::default() };
+    let config = Config::load(&sources).unwrap();
+    assert_eq!((config.num_partitions, config.log_level.as_str(), config.log_json), (2, "warn", true));
+    assert_eq!(config.values["log.format"].1, Origin::File(machine.clone()));
+    let named = Sources { file: Some(machine), files: sources.files.clone(), ..Sources::default() };
+    assert_eq!(Config::load(&named).unwrap().num_partitions, 1, "a file that is named stands alone");
     sources.environment = environment(&[
         ("ALLUVIUM_NUM_PARTITIONS", "3"),
         ("ALLUVIUM_NODE_ID", "3"),
