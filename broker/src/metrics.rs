@@ -9,7 +9,6 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use prometheus::{
@@ -44,8 +43,6 @@ pub struct Metrics {
     pub bytes_received: IntCounter,
     /// Bytes written to clients.
     pub bytes_sent: IntCounter,
-    /// Seconds of each sync of the write-ahead log.
-    pub fsync_seconds: Histogram,
     /// Bytes of requests and responses in memory.
     pub budget_bytes: IntGauge,
 }
@@ -55,12 +52,27 @@ const SECONDS: &[f64] = &[
     5.0, 10.0, 30.0,
 ];
 
+/// Where the times of the syncs of the write-ahead log are counted.
+///
+/// # Errors
+/// A mistake in this file.
+pub fn fsync_seconds() -> prometheus::Result<Histogram> {
+    Histogram::with_opts(
+        HistogramOpts::new(
+            "alluvium_fsync_seconds",
+            "Time of each sync of the write-ahead log, or of a segment for it",
+        )
+        .buckets(SECONDS.to_vec()),
+    )
+}
+
 impl Metrics {
-    /// All at zero; `apis` are the names under which requests are counted, found again by their position.
+    /// All at zero; `apis` are the names under which requests are counted, found again by their position, and `fsync_seconds` is
+    /// of [`fsync_seconds`].
     ///
     /// # Errors
     /// Two metrics of one name: a mistake in this file.
-    pub fn new(apis: &[&'static str]) -> prometheus::Result<Self> {
+    pub fn new(apis: &[&'static str], fsync_seconds: Histogram) -> prometheus::Result<Self> {
         let registry = Registry::new();
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let requests = HistogramVec::new(
@@ -92,11 +104,7 @@ impl Metrics {
             &["reason"],
         )?;
         registry.register(Box::new(connections_closed.clone()))?;
-        let fsync_seconds = Histogram::with_opts(
-            HistogramOpts::new("alluvium_fsync_seconds", "Time of each sync of the write-ahead log")
-                .buckets(SECONDS.to_vec()),
-        )?;
-        registry.register(Box::new(fsync_seconds.clone()))?;
+        registry.register(Box::new(fsync_seconds))?;
         let build_info = IntGauge::with_opts(
             Opts::new("alluvium_build_info", "Always 1; the labels tell the build")
                 .const_label("version", env!("CARGO_PKG_VERSION")),
@@ -120,7 +128,6 @@ impl Metrics {
                 "alluvium_request_memory_bytes",
                 "Bytes of requests and responses in memory",
             )?,
-            fsync_seconds,
             registry,
         })
     }
@@ -128,11 +135,6 @@ impl Metrics {
     /// The phases of the API at this position.
     pub fn phases(&self, api: usize) -> &Phases {
         &self.phases[api]
-    }
-
-    /// Observes a sync of the write-ahead log.
-    pub fn synced(&self, took: Duration) {
-        self.fsync_seconds.observe(took.as_secs_f64());
     }
 }
 
@@ -186,9 +188,6 @@ fn escape(value: &str) -> String {
 
 /// The whole text of `/metrics`.
 pub fn render(broker: &Broker) -> String {
-    for took in broker.node.take_sync_times() {
-        broker.metrics.synced(took);
-    }
     broker.metrics.budget_bytes.set(i64::try_from(broker.budget.used()).unwrap_or(i64::MAX));
     let mut out = TextEncoder::new().encode_to_string(&broker.metrics.registry.gather()).unwrap_or_default();
     let mut families = Families::default();

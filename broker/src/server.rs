@@ -19,6 +19,7 @@ use std::{
 
 use anyhow::Context as _;
 use log_store::disk::Disk;
+use prometheus::Histogram;
 use replication::{Node, NodeOptions, metadata::BrokerInfo};
 use serde_json::json;
 use tokio::{
@@ -35,6 +36,7 @@ use crate::{
     ephemeral::Ephemeral,
     http::{self, Admin},
     limits::Limits,
+    metrics,
     stopping::Stopping,
     topics,
 };
@@ -176,7 +178,9 @@ async fn serve(
         Some(address) => Some(admin_thread.serve(address, admin.clone()).await?),
         None => None,
     };
-    let options = node_options(&config, disk, &clock, &endpoints, admin.clone(), &limits);
+    let fsync_seconds = metrics::fsync_seconds()?;
+    let options =
+        node_options(&config, disk, &clock, &endpoints, admin.clone(), &limits, fsync_seconds.clone());
     let node = Node::start(options)
         .await
         .with_context(|| format!("could not open the data directory {}", config.data_dir.display()))?;
@@ -186,7 +190,8 @@ async fn serve(
         node_id: config.node_id,
     };
     let broker =
-        Arc::new(Broker::new(config, clock.clone(), Arc::clone(&node), endpoints, limits, stopping)?);
+        Broker::new(config, clock.clone(), Arc::clone(&node), endpoints, limits, stopping, fsync_seconds)?;
+    let broker = Arc::new(broker);
     broker.coordinators.load(&broker);
     let mut accepting = Vec::new();
     let by_address = ByAddress::default();
@@ -251,6 +256,7 @@ pub(crate) fn node_options(
     endpoints: &[Endpoint],
     admin: Admin,
     limits: &Limits,
+    fsync_seconds: Histogram,
 ) -> NodeOptions {
     let clock = clock.clone();
     let monotonic = {
@@ -267,6 +273,7 @@ pub(crate) fn node_options(
         monotonic,
         entropy: Arc::new(entropy),
         progress: Arc::new(move |progress| admin.recovering(progress)),
+        synced: Arc::new(move |took| fsync_seconds.observe(took.as_secs_f64())),
         broker: BrokerInfo {
             id: config.node_id,
             endpoints: endpoints

@@ -172,8 +172,9 @@ impl Coordinators {
             };
             // The end is read after the commit: it can only be further on.
             let Ok(offsets) = partition.offsets() else { return false };
-            // A client may commit any number.
-            lag.lag = offsets.high_watermark.saturating_sub(lag.committed.max(0)).max(0);
+            // A client may commit any number, and by what is below the log's start nobody is behind.
+            let committed = lag.committed.max(offsets.log_start);
+            lag.lag = (offsets.high_watermark - committed).max(0);
             true
         });
         lags
@@ -674,6 +675,7 @@ mod tests {
         config::Sources,
         http::Admin,
         limits::Limits,
+        metrics,
         protocol::{
             self, Piece,
             messages::{
@@ -730,6 +732,7 @@ mod tests {
         config.data_dir = data.to_owned();
         config.wal_file_bytes = 4 << 20;
         let (clock, limits) = (Clock::system(), Limits::raise());
+        let fsync_seconds = metrics::fsync_seconds().expect("a histogram");
         let options = server::node_options(
             &config,
             Arc::new(RealDisk),
@@ -737,9 +740,18 @@ mod tests {
             &[],
             Admin::new(clock.clone()),
             &limits,
+            fsync_seconds.clone(),
         );
         let node = Node::start(options).await.expect("a node");
-        let broker = Broker::new(config, clock, node, Vec::new(), limits, Arc::new(Stopping::default()));
+        let broker = Broker::new(
+            config,
+            clock,
+            node,
+            Vec::new(),
+            limits,
+            Arc::new(Stopping::default()),
+            fsync_seconds,
+        );
         Arc::new(broker.expect("a broker"))
     }
 

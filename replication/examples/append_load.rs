@@ -67,6 +67,7 @@ async fn run(dir: std::path::PathBuf, partitions: usize, bytes: usize, in_flight
                 .wrapping_mul(0xbf58_476d_1ce4_e5b9)
         }),
         progress: Arc::new(|_| {}),
+        synced: Arc::new(|_| {}),
         broker: BrokerInfo { id: 1, endpoints: Vec::new(), rack: None },
         log_defaults: LogConfig::default(),
         internal_topics: &[],

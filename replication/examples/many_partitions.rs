@@ -35,6 +35,7 @@ fn options(dir: &Path) -> NodeOptions {
             (seed ^ (seed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
         }),
         progress: Arc::new(|_| {}),
+        synced: Arc::new(|_| {}),
         broker: BrokerInfo { id: 1, endpoints: Vec::new(), rack: None },
         log_defaults: LogConfig::default(),
         internal_topics: &[],

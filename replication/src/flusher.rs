@@ -62,9 +62,6 @@ use self::{
     queue::{Kind, RECORD_BYTES, write_bytes},
 };
 
-/// Times of syncs that are kept for whoever asks: a minute's worth.
-const SYNC_TIMES: usize = 1 << 16;
-
 /// Bytes that recovery would have to look at, at which a node that is not busy writes a checkpoint, however large its ring.
 const CHECKPOINT_AFTER: u64 = 256 << 20;
 
@@ -143,6 +140,7 @@ pub(crate) struct FlusherSetup {
     pub(crate) data_dir: PathBuf,
     pub(crate) space: Arc<Space>,
     pub(crate) monotonic: Arc<dyn Fn() -> Duration + Send + Sync>,
+    pub(crate) synced: Arc<dyn Fn(Duration) + Send + Sync>,
     pub(crate) faults: Faults,
 }
 
@@ -213,7 +211,7 @@ pub(crate) struct Flusher {
     files: Arc<Files>,
     space: Arc<Space>,
     monotonic: Arc<dyn Fn() -> Duration + Send + Sync>,
-    sync_times: Mutex<Vec<Duration>>,
+    synced: Arc<dyn Fn(Duration) + Send + Sync>,
     faults: Faults,
     round_bytes: usize,
     max_record_bytes: usize,
@@ -289,8 +287,19 @@ impl Round {
 impl Flusher {
     /// Starts the threads.
     pub(crate) fn start(setup: FlusherSetup) -> std::io::Result<Arc<Self>> {
-        let FlusherSetup { wal, states, damaged, dirty, touched, disk, data_dir, space, monotonic, faults } =
-            setup;
+        let FlusherSetup {
+            wal,
+            states,
+            damaged,
+            dirty,
+            touched,
+            disk,
+            data_dir,
+            space,
+            monotonic,
+            synced,
+            faults,
+        } = setup;
         let options = wal.options();
         let (round_bytes, max_record_bytes) = (options.round_bytes(), options.max_record_bytes());
         let segment_syncer = SegmentSyncer::new(Arc::clone(&faults.fatal));
@@ -310,7 +319,7 @@ impl Flusher {
             files: Files::start(disk, data_dir, damaged, Arc::clone(&faults.fatal))?,
             space,
             monotonic,
-            sync_times: Mutex::default(),
+            synced,
             faults,
             round_bytes,
             max_record_bytes,
@@ -584,7 +593,7 @@ impl Flusher {
         }
         let mut placed = HashSet::new();
         for Synced { at, stays, took } in self.segment_syncer.sync(segments)? {
-            self.note_sync(took);
+            (self.synced)(took);
             if stays? {
                 placed.insert(Arc::as_ptr(&segments[at]));
             }
@@ -687,7 +696,7 @@ impl Flusher {
         let written = (self.monotonic)();
         durable.wal.sync()?;
         let synced = (self.monotonic)();
-        self.note_sync(synced.saturating_sub(written));
+        (self.synced)(synced.saturating_sub(written));
         let took = synced.saturating_sub(begun) + std::mem::take(&mut round.placing);
         self.segment_syncer.note_round(whole_bytes, took);
         self.rounds.fetch_add(1, Ordering::Relaxed);
@@ -698,19 +707,6 @@ impl Flusher {
         }
         self.make_room(&mut durable);
         Ok(true)
-    }
-
-    fn note_sync(&self, took: Duration) {
-        let mut times = lock(&self.sync_times);
-        if times.len() == SYNC_TIMES {
-            times.clear();
-        }
-        times.push(took);
-    }
-
-    /// Takes the times of syncs since the last call.
-    pub(crate) fn take_sync_times(&self) -> Vec<Duration> {
-        std::mem::take(&mut lock(&self.sync_times))
     }
 
     /// The round is durable: does what had to wait for it, and tells the lanes.

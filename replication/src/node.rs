@@ -77,6 +77,8 @@ pub struct NodeOptions {
     pub entropy: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Told how far recovery is, while it runs.
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    /// Told how long each sync of the write-ahead log took.
+    pub synced: Arc<dyn Fn(Duration) + Send + Sync>,
     /// This broker as the metadata names it.
     pub broker: BrokerInfo,
     /// Default topic configuration: what topics that set nothing get.
@@ -162,6 +164,7 @@ impl Node {
             data_dir: options.data_dir.clone(),
             space: Arc::clone(&space),
             monotonic: Arc::clone(&options.monotonic),
+            synced: Arc::clone(&options.synced),
             faults,
         })
         .map_err(|error| ReplicationError::Storage(format!("threads of the flusher: {error}")))?;
@@ -494,11 +497,6 @@ impl Node {
     /// Counters of the flusher.
     pub fn flusher_stats(&self) -> FlusherStats {
         self.flusher.stats()
-    }
-
-    /// The time that each sync of the write-ahead log took since the last call; the oldest are dropped where nobody asks.
-    pub fn take_sync_times(&self) -> Vec<Duration> {
-        self.flusher.take_sync_times()
     }
 
     /// Finishes what was queued, writes a checkpoint, and closes everything.

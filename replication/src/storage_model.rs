@@ -126,6 +126,7 @@ impl Storage {
             data_dir: options.data_dir.clone(),
             space: Arc::clone(&space),
             monotonic: Arc::clone(&options.monotonic),
+            synced: Arc::clone(&options.synced),
             faults: Faults::new(Arc::new(|error| panic!("{error}"))),
         })
         .unwrap();

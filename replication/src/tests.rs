@@ -79,6 +79,7 @@ pub(crate) fn options_on(disk: Arc<dyn Disk>, dir: &Path, clock: &Clock) -> Node
             (seed ^ (seed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
         }),
         progress: Arc::new(|_| {}),
+        synced: Arc::new(|_| {}),
         broker: BrokerInfo {
             id: 1,
             endpoints: vec![("PLAINTEXT".to_owned(), "localhost".to_owned(), 9092)],

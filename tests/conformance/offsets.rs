@@ -16,8 +16,12 @@ use alluvium::protocol::{
 
 use crate::{
     batches::{headers, now, records},
+    groups::{commit_offset, find_coordinator},
     requests::{batch, batch_at, create, describe, end_of, fetch_all, fresh, produce, shared},
-    support::{broker::Broker, wire::Wire},
+    support::{
+        broker::{Broker, http_get},
+        wire::Wire,
+    },
 };
 
 fn wanted(timestamp: i64) -> ListOffsetsPartition {
@@ -241,7 +245,8 @@ fn unknown_partitions_have_their_code() {
     assert_eq!(epoch_end(&mut wire, 4, "no-such-topic", 0, -1).error_code, unknown);
 }
 
-/// Old segments go by size; the log start moves forward only, is told everywhere, by produce, too, and below it there is nothing to fetch.
+/// Old segments go by size; the log start moves forward only, is told everywhere, by produce, too, and below it there is nothing to fetch
+/// and no lag.
 ///
 /// Proves: L11, P15, D15.
 #[test]
@@ -272,6 +277,16 @@ fn the_log_start_moves_forward_and_stays() {
     let there = at(&mut wire, start);
     assert_eq!((there.error_code, there.log_start_offset, headers(&there)[0].base_offset), (0, start, start));
     assert_eq!(end_of(&mut wire, "trimmed", 0), 6);
+    find_coordinator(&mut wire, "late");
+    assert_eq!(commit_offset(&mut wire, "late", "trimmed", 1), 0);
+    let text = http_get(&broker.admin, "/metrics");
+    let name = "kafka_consumergroup_lag_sum{consumergroup=\"late\",topic=\"trimmed\"} ";
+    let lag: i64 =
+        text.lines().find_map(|line| line.strip_prefix(name)).expect("a lag").parse().expect("a number");
+    assert!(
+        (1..=6 - start).contains(&lag),
+        "nobody is behind by what is gone: {lag}, the log starts at {start}"
+    );
     let produced = produce(&mut wire, 9, "trimmed", id, 0, batch(&["last"]));
     let later = list(&mut wire, 5, "trimmed", wanted(-2)).offset;
     assert_eq!((produced.error_code, produced.base_offset), (0, 6));

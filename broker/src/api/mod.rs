@@ -11,6 +11,7 @@
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
+use prometheus::Histogram;
 use replication::{CompletionQueue, Node, metadata::BrokerInfo};
 
 use crate::{
@@ -200,11 +201,12 @@ impl Broker {
         endpoints: Vec<Endpoint>,
         limits: Limits,
         stopping: Arc<Stopping>,
+        fsync_seconds: Histogram,
     ) -> prometheus::Result<Self> {
         let names: Vec<&'static str> = APIS.iter().map(|api| api.name).collect();
         Ok(Self {
             partitions: Partitions::new(Arc::clone(&node), config.node_id, config.log_defaults.clone()),
-            metrics: Metrics::new(&names)?,
+            metrics: Metrics::new(&names, fsync_seconds)?,
             budget: Budget::new(config.queued_max_bytes),
             creations: tokio::sync::Mutex::default(),
             coordinators: Coordinators::new(&config),
