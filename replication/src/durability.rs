@@ -223,6 +223,33 @@ async fn answers_wait_for_the_sync(mutation: Mutation) -> Seen {
     Ok(())
 }
 
+/// 1: callbacks run in index order: else the group ends, and acknowledges nothing more.
+async fn answers_come_in_order(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let orders = partition(&bench.node, "orders").await;
+    let queue = Arc::new(CompletionQueue::default());
+    for token in 0..2 {
+        let rounds = bench.node.flusher.stats().rounds;
+        orders.append(one_record_batch(), Acks::Leader, Completion::Queue(Arc::clone(&queue), token));
+        while bench.node.flusher.stats().rounds == rounds {
+            settle().await;
+        }
+    }
+    let mut finished = Vec::new();
+    while finished.len() < 2 {
+        queue.finished().await;
+        queue.drain(&mut finished);
+    }
+    settle().await;
+    let offline = orders.offsets().err().map(|error| error.to_string());
+    if offline.is_some() {
+        bench.node.abandon();
+    } else {
+        bench.node.shutdown().await;
+    }
+    offline.map_or(Ok(()), Err)
+}
+
 /// 1: no byte of a round is written before the round in front of it is durable; else a power cut may leave the later
 /// one alone, which is damage, and no start.
 async fn no_round_overtakes_another(mutation: Mutation) -> Seen {
@@ -610,6 +637,14 @@ async fn a_failed_sync_is_final(mutation: Mutation) -> Seen {
 async fn rule_1_answers_wait_for_the_sync() {
     answers_wait_for_the_sync(Mutation::None).await.unwrap();
     answers_wait_for_the_sync(Mutation::AnswerBeforeSync).await.unwrap_err();
+}
+
+/// Proves: durability rule 1: answers out of their order are found, also in release builds.
+#[tokio::test]
+async fn rule_1_answers_come_in_order() {
+    answers_come_in_order(Mutation::None).await.unwrap();
+    let seen = answers_come_in_order(Mutation::AnswersOutOfOrder).await.unwrap_err();
+    assert!(seen.contains("was said to be durable after"), "{seen}");
 }
 
 /// Proves: durability rule 1: a round written before the one in front of it is durable is found.

@@ -26,7 +26,7 @@ mod queue;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
+    fmt, io,
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
@@ -103,9 +103,12 @@ impl Finished {
     pub(crate) fn complete(self) {
         match self {
             Self::Appended { partition, last, next_offset, callback } => {
-                partition.durable(last, next_offset);
+                let told = partition.durable(last, next_offset).map_err(|violation| {
+                    partition.fail(&violation.to_string());
+                    io::Error::other(violation)
+                });
                 if let Some(callback) = callback {
-                    callback.io_completed(Ok(()));
+                    callback.io_completed(told);
                 }
             }
             // whoever waited may be gone
@@ -185,6 +188,7 @@ impl Faults {
 pub(crate) enum Mutation {
     None,
     AnswerBeforeSync,
+    AnswersOutOfOrder,
     RoundBeforeRound,
     RoundBeforeItsSegments,
     VotePastTheQueue,
@@ -222,6 +226,9 @@ pub(crate) struct Flusher {
     /// Rounds that a mutant wrote and did not sync yet.
     #[cfg(test)]
     overtaken: Mutex<Vec<Round>>,
+    /// What a mutant keeps back.
+    #[cfg(test)]
+    late: Mutex<Option<Finished>>,
 }
 
 impl fmt::Debug for Flusher {
@@ -329,6 +336,8 @@ impl Flusher {
             threads: Mutex::default(),
             #[cfg(test)]
             overtaken: Mutex::default(),
+            #[cfg(test)]
+            late: Mutex::default(),
         });
         #[cfg(test)]
         if flusher.faults.mutation == Mutation::CheckpointBeforeSegments {
@@ -717,6 +726,8 @@ impl Flusher {
             if let Finished::Appended { partition, last, .. } = &finished {
                 partition.log().durable(*last);
             }
+            #[cfg(test)]
+            let Some(finished) = self.plant_late(lane, finished, &mut told) else { continue };
             told[lane].push(finished);
         }
         round.answers.clear();
@@ -746,6 +757,27 @@ impl Flusher {
                 lane.finish(&mut finished);
             }
         }
+    }
+
+    /// Keeps an answer back until the one behind it was given.
+    #[cfg(test)]
+    fn plant_late(&self, lane: usize, finished: Finished, told: &mut [Vec<Finished>]) -> Option<Finished> {
+        let is_ours = match &finished {
+            Finished::Appended { partition, .. } => {
+                &**partition.topic() == "orders" && partition.offsets().is_ok()
+            }
+            Finished::Tell(_) => false,
+        };
+        if self.faults.mutation != Mutation::AnswersOutOfOrder || !is_ours {
+            return Some(finished);
+        }
+        let mut late = lock(&self.late);
+        let Some(earlier) = late.take() else {
+            *late = Some(finished);
+            return None;
+        };
+        told[lane].push(finished);
+        Some(earlier)
     }
 
     /// Does at once what should wait for the round.

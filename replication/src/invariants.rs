@@ -4,7 +4,7 @@
 //! an error, its clients get the storage error, the log says what broke); it never ends the node, and nothing is
 //! acknowledged after it.
 
-use std::fmt;
+use std::{collections::VecDeque, fmt};
 
 use log_store::{LogId, Vote};
 
@@ -34,6 +34,14 @@ pub enum Violation {
         committed: LogId,
         /// The last durable one.
         durable: Option<LogId>,
+    },
+    /// An entry was said to be durable after a later one was: what counts as durable would fall back.
+    #[error("entry {next:?} was said to be durable after {last:?}")]
+    ToldOutOfOrder {
+        /// The entry before.
+        last: LogId,
+        /// The one that came.
+        next: LogId,
     },
     /// Apply left entries out, or saw one twice.
     #[error("entry {next:?} was applied after {last:?}")]
@@ -75,7 +83,7 @@ pub enum Violation {
     },
 }
 
-/// How many of the latest entries keep their checksum: the ones in flight are what may be written twice.
+/// Checksums for which there is room while few entries are in flight; a burst's room is given back after it.
 const CHECKSUMS: usize = 16;
 
 /// What was seen of one group so far.
@@ -85,8 +93,10 @@ pub(crate) struct Invariants {
     leader: Option<(u64, u64)>,
     committed: Option<LogId>,
     applied: Option<LogId>,
-    /// (entry, checksum), at index modulo the length; grows with the log up to [`CHECKSUMS`].
-    checksums: Vec<Option<(LogId, u32)>>,
+    /// The last entry that was said to be durable.
+    told: Option<LogId>,
+    /// (entry, checksum) of what was appended and is not applied yet, and of the entry applied last; no gaps, oldest first.
+    checksums: VecDeque<(LogId, u32)>,
     /// openraft's storage suite applies entries with gaps between them, and others than it appended.
     #[cfg(test)]
     pub(crate) gaps_allowed: bool,
@@ -109,7 +119,8 @@ impl Invariants {
             leader: vote.filter(|vote| vote.committed).map(|vote| (vote.term, vote.node)),
             committed,
             applied,
-            checksums: Vec::new(),
+            told: None,
+            checksums: VecDeque::new(),
             #[cfg(test)]
             gaps_allowed: false,
         }
@@ -138,21 +149,45 @@ impl Invariants {
         if self.gaps_allowed {
             return Ok(());
         }
-        if self.checksums.is_empty() {
-            self.checksums.resize(CHECKSUMS, None);
-        }
-        let slot = &mut self.checksums[log_id.index as usize % CHECKSUMS];
-        match *slot {
-            Some((seen, first)) if seen == log_id && first != checksum => {
-                Err(Violation::TwoChecksums { log_id, first, second: checksum })
+        let at = match self.checksums.front() {
+            // read back after it was let go
+            Some((first, _)) if log_id.index < first.index => return Ok(()),
+            Some((first, _)) => (log_id.index - first.index) as usize,
+            None => 0,
+        };
+        match self.checksums.get(at) {
+            Some(&(seen, first)) if seen == log_id => {
+                return if first == checksum {
+                    Ok(())
+                } else {
+                    Err(Violation::TwoChecksums { log_id, first, second: checksum })
+                };
             }
-            // an older entry that is read back late must not push out a newer one
-            Some((seen, _)) if seen.index > log_id.index => Ok(()),
-            _ => {
-                *slot = Some((log_id, checksum));
-                Ok(())
-            }
+            // another term's: the log was cut here
+            Some(_) => self.checksums.truncate(at),
+            // what is between was installed
+            None if at > self.checksums.len() => self.checksums.clear(),
+            None => {}
         }
+        self.checksums.push_back((log_id, checksum));
+        Ok(())
+    }
+
+    /// Everything up to `last` is said to be durable.
+    pub(crate) fn told(&mut self, last: LogId) -> Result<(), Violation> {
+        #[cfg(test)]
+        if self.gaps_allowed {
+            return Ok(());
+        }
+        match self.told.replace(last) {
+            Some(before) if last < before => Err(Violation::ToldOutOfOrder { last: before, next: last }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The log was cut behind `last`, and everybody who waited for an entry behind it was told.
+    pub(crate) fn cut(&mut self, last: Option<LogId>) {
+        self.told = last;
     }
 
     /// openraft counts `committed` as committed; `durable` is what this replica has on disk, where its own disk
@@ -188,6 +223,12 @@ impl Invariants {
             return Err(Violation::ApplyGap { last, next });
         }
         self.applied = Some(next);
+        while self.checksums.front().is_some_and(|(first, _)| first.index < next.index) {
+            self.checksums.pop_front();
+        }
+        if self.checksums.len() < CHECKSUMS && self.checksums.capacity() > 16 * CHECKSUMS {
+            self.checksums.shrink_to(CHECKSUMS);
+        }
         Ok(())
     }
 
@@ -249,13 +290,29 @@ mod tests {
         group.installed(Some(id(4, 20)));
         group.apply(id(4, 21)).unwrap();
 
-        group.entry(id(4, 6), 7).unwrap();
-        group.entry(id(4, 6), 7).unwrap();
+        let two = |log_id, first, second| Err(Violation::TwoChecksums { log_id, first, second });
+        for index in 22..122 {
+            group.entry(id(4, index), 7).unwrap();
+        }
+        for index in 22..122 {
+            group.apply(id(4, index)).unwrap();
+            assert_eq!(group.entry(id(4, index), 8), two(id(4, index), 7, 8), "however much is in flight");
+            group.entry(id(4, index), 7).unwrap();
+        }
+        group.entry(id(4, 122), 7).unwrap();
+        group.entry(id(4, 123), 7).unwrap();
+        group.entry(id(5, 122), 8).unwrap();
+        group.entry(id(5, 123), 8).unwrap();
+        assert_eq!(group.entry(id(5, 122), 7), two(id(5, 122), 8, 7));
+
+        group.told(id(4, 121)).unwrap();
+        group.told(id(4, 123)).unwrap();
+        group.cut(Some(id(4, 121)));
+        group.told(id(5, 122)).unwrap();
         assert_eq!(
-            group.entry(id(4, 6), 8),
-            Err(Violation::TwoChecksums { log_id: id(4, 6), first: 7, second: 8 })
+            group.told(id(4, 123)),
+            Err(Violation::ToldOutOfOrder { last: id(5, 122), next: id(4, 123) })
         );
-        group.entry(id(5, 6), 8).unwrap();
 
         Invariants::offsets(0, 0, 0).unwrap();
         Invariants::offsets(3, 5, 9).unwrap();

@@ -56,7 +56,7 @@ use crate::{
     transport::NoPeers,
 };
 
-/// What a node needs from outside: it has no clock and no entropy of its own.
+/// What a node needs from outside: it has no wall clock and no entropy of its own.
 #[derive(Clone)]
 pub struct NodeOptions {
     /// The data directory.

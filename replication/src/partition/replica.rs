@@ -171,9 +171,10 @@ impl Partition {
     }
 
     /// Everything up to `last` is on this disk.
-    pub(crate) fn durable(&self, last: LogId, next_offset: i64) {
+    pub(crate) fn durable(&self, last: LogId, next_offset: i64) -> Result<(), Violation> {
         {
             let mut marks = lock(&self.marks);
+            marks.invariants.told(last)?;
             // a cut may have overtaken the answer of an append
             marks.durable = marks.durable.max(Some(last));
             marks.durable_end = marks.durable_end.max(next_offset);
@@ -184,6 +185,7 @@ impl Partition {
                 ticket.succeed(appended);
             }
         }
+        Ok(())
     }
 
     /// The log was cut behind `last`.
@@ -191,6 +193,7 @@ impl Partition {
         lock(&self.local).retain(|(index, ..)| last.is_some_and(|last| *index <= last.index));
         lock(&self.segment_starts).retain(|start| *start < next_offset);
         let mut marks = lock(&self.marks);
+        marks.invariants.cut(last);
         marks.durable = last;
         marks.durable_end = next_offset;
     }
