@@ -5,14 +5,16 @@
 mod support;
 
 use std::{
+    collections::{BTreeMap, HashSet},
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::{
-    broker::Broker,
+    broker::{Broker, http_get},
     toolchain::{self, run_well},
 };
 
@@ -113,40 +115,119 @@ fn three_groups_and_a_kill() {
     drop(broker);
 }
 
-/// The same from the command line: `produce --jsonl -F` and `consume -g`.
+/// Records by tail number, in their order; those without one in the order of their text, for they have no order.
+type ByTail = BTreeMap<Option<String>, Vec<String>>;
+
+/// One record as `consume --jsonl` prints it.
+#[derive(serde::Deserialize)]
+struct Printed {
+    partition: i32,
+    offset: i64,
+    timestamp: i64,
+    key: Option<String>,
+    value: String,
+}
+
+/// What a group read, each position once.
+fn by_tail(records: impl IntoIterator<Item = (Option<String>, String)>) -> ByTail {
+    let mut tails = ByTail::new();
+    for (key, value) in records {
+        tails.entry(key).or_default().push(value);
+    }
+    if let Some(without) = tails.get_mut(&None) {
+        without.sort_unstable();
+    }
+    tails
+}
+
+fn printed(lines: &str) -> impl Iterator<Item = Printed> {
+    lines.lines().map(|line| serde_json::from_str(line).expect("a record as JSON"))
+}
+
+/// A group that goes on until every record was seen, then is interrupted, which is how it leaves.
+fn follow(mut group: Child, records: usize) -> ByTail {
+    let mut lines = BufReader::new(group.stdout.take().expect("a piped stdout")).lines();
+    let (mut seen, mut read) = (HashSet::new(), Vec::new());
+    while read.len() < records {
+        let line =
+            lines.next().unwrap_or_else(|| panic!("{} of {records} read", read.len())).expect("its output");
+        let record: Printed = serde_json::from_str(&line).expect("a record as JSON");
+        // after the kill it may read again from its last commit
+        if seen.insert((record.partition, record.offset)) {
+            read.push((record.key, record.value));
+        }
+    }
+    let pid = i32::try_from(group.id()).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, Signal::INT).expect("interrupting the group");
+    assert!(lines.all(|line| line.is_ok_and(|line| line.contains("offset"))), "nothing new is left");
+    assert_eq!(group.wait().expect("its end").code(), Some(130));
+    by_tail(read)
+}
+
+/// The same from the command line, with `produce --jsonl -F` and `consume -g`: what each group reads is what the file says, in the
+/// order of each tail number, though the broker is killed with -9 midway.
 ///
-/// Proves: O6.
+/// Proves: O6, P12.
 #[test]
 fn from_the_command_line() {
     let Some(flights) = Flights::fetch() else { return };
     let totals = flights.json(&["totals", flights.csv()]);
-    let broker = Broker::ephemeral();
-    create(&broker);
     let folder = tempfile::tempdir().expect("a folder");
     let jsonl = folder.path().join("flights.jsonl");
-    std::fs::write(&jsonl, run_well(&mut flights.command(&["jsonl", flights.csv()]), "").stdout)
-        .expect("writing");
-    run_well(
-        &mut alluvium(&broker, &["produce", "flights", "--jsonl", "-F", jsonl.to_str().expect("UTF-8")]),
-        "",
-    );
+    let lines = run_well(&mut flights.command(&["jsonl", flights.csv()]), "").stdout;
+    std::fs::write(&jsonl, &lines).expect("writing");
+    let expected = by_tail(lines.lines().map(|line| {
+        let mut record: Value = serde_json::from_str(line).expect("JSON");
+        let text = |value: Value| value.as_str().map(str::to_owned);
+        (text(record["key"].take()), text(record["value"].take()).expect("a value"))
+    }));
+    let records: usize = expected.values().map(Vec::len).sum();
+    assert_eq!(totals["records"], records);
+    assert_eq!(totals["without_tail"], expected[&None].len());
 
-    let read = run_well(
-        &mut alluvium(&broker, &["consume", "flights", "-g", "counts", "-o", "start", "-e", "--jsonl"]),
-        "",
-    );
-    let mut carriers = serde_json::Map::new();
-    let mut without_tail = 0;
-    for line in read.stdout.lines() {
-        let record: Value = serde_json::from_str(line).expect("JSON");
-        without_tail += u64::from(record["key"].is_null());
-        let value: Value = serde_json::from_str(record["value"].as_str().expect("text")).expect("JSON");
-        let count = carriers.entry(value["carrier"].as_str().expect("a carrier")).or_insert(0.into());
-        *count = (count.as_u64().expect("a count") + 1).into();
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &[]);
+    create(&broker);
+    let spawn = |broker: &Broker, arguments: &[&str]| -> Child {
+        alluvium(broker, arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("alluvium")
+    };
+    let a = spawn(&broker, &["consume", "flights", "-g", "A", "-o", "start", "--jsonl"]);
+    let a = std::thread::spawn(move || follow(a, records));
+    let mut producer =
+        spawn(&broker, &["produce", "flights", "--jsonl", "-F", jsonl.to_str().expect("a path in UTF-8")]);
+    while written(&broker) < records / 4 {
+        assert!(producer.try_wait().expect("the producer").is_none(), "it is to be killed midway");
     }
-    assert_eq!(Value::Object(carriers), totals["carriers"]);
-    assert_eq!(totals["without_tail"], without_tail);
-    let again =
-        run_well(&mut alluvium(&broker, &["consume", "flights", "-g", "counts", "-e", "--jsonl"]), "");
-    assert_eq!(again.stdout, "", "the group goes on behind what it committed");
+    let bootstrap = broker.bootstrap.clone();
+    broker.kill();
+    assert!(producer.try_wait().expect("the producer").is_none(), "it is to be killed midway");
+    let broker = Broker::again(data.path(), &bootstrap, &[]);
+    assert!(producer.wait().expect("the producer").success());
+
+    let since = totals["since_ms"].as_i64().expect("a time");
+    let b = ["consume", "flights", "-g", "B", "-o", "@2013-01-15T00:00Z", "-e", "--jsonl"];
+    let b: Vec<Printed> = printed(&run_well(&mut alluvium(&broker, &b), "").stdout).collect();
+    let mut first = BTreeMap::new();
+    for record in &b {
+        first.entry(record.partition).or_insert(record.timestamp);
+    }
+    assert!(first.len() == 12 && first.values().all(|timestamp| *timestamp >= since), "{first:?}");
+    assert_eq!(totals["since"], b.iter().filter(|record| record.timestamp >= since).count(), "group B");
+
+    assert!(a.join().expect("group A") == expected, "group A");
+    let c = ["consume", "flights", "-g", "C", "-o", "start", "-e", "--jsonl"];
+    let read = run_well(&mut alluvium(&broker, &c), "").stdout;
+    assert!(by_tail(printed(&read).map(|record| (record.key, record.value))) == expected, "group C");
+    assert_eq!(
+        run_well(&mut alluvium(&broker, &c), "").stdout,
+        "",
+        "a group goes on behind what it committed"
+    );
+}
+
+/// Records of the topic that the broker has.
+fn written(broker: &Broker) -> usize {
+    let text = http_get(&broker.admin, "/metrics");
+    let name = "kafka_server_brokertopicmetrics_messagesin_total{topic=\"flights\"} ";
+    text.lines().find_map(|line| line.strip_prefix(name)).map_or(0, |count| count.parse().expect("a number"))
 }
