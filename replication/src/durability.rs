@@ -520,6 +520,25 @@ async fn files_go_after_their_purge(mutation: Mutation) -> Seen {
     }
 }
 
+/// 5: a deleted partition's directory gets another name only once its end is durable.
+async fn a_directory_stays_until_its_end_is_durable(mutation: Mutation) -> Seen {
+    let bench = Bench::new(mutation).await;
+    let orders = partition(&bench.node, "orders").await;
+    orders.append_committed(batch(&["kept"])).await.map_err(|error| error.to_string())?;
+    let there = || bench.dir.path().join("orders-0").exists();
+    bench.disk.hold_syncs(".wal");
+    let node = Arc::clone(&bench.node);
+    let dropping = tokio::spawn(async move { node.drop_partitions(vec![orders]).await });
+    bench.held_sync().await;
+    settle().await;
+    let early = !there();
+    bench.disk.release_syncs();
+    dropping.await.unwrap().map_err(|error| error.to_string())?;
+    assert!(!there(), "it is gone in the end");
+    bench.node.abandon();
+    if early { Err("it is gone before its end was durable".to_owned()) } else { Ok(()) }
+}
+
 /// 2: an installed snapshot returns only once its round is durable.
 async fn an_installed_snapshot_waits_for_its_round(mutation: Mutation) -> Seen {
     let bench = Bench::new(mutation).await;
@@ -743,6 +762,13 @@ async fn rule_4_a_checkpoint_is_clamped() {
 async fn rule_5_files_go_after_their_purge() {
     files_go_after_their_purge(Mutation::None).await.unwrap();
     files_go_after_their_purge(Mutation::UnlinkedBeforePurge).await.unwrap_err();
+}
+
+/// Proves: durability rule 5: a directory that gets another name before the end of its replica is durable is found.
+#[tokio::test]
+async fn rule_5_directories_go_after_their_end() {
+    a_directory_stays_until_its_end_is_durable(Mutation::None).await.unwrap();
+    a_directory_stays_until_its_end_is_durable(Mutation::MovedAsideBeforeDropped).await.unwrap_err();
 }
 
 /// Proves: durability rule 5: a snapshot that returns while its files are there is found.

@@ -197,6 +197,7 @@ pub(crate) enum Mutation {
     CheckpointUnclamped,
     PurgedBeyondEnd,
     UnlinkedBeforePurge,
+    MovedAsideBeforeDropped,
     InstalledBeforeFilesAreGone,
     ErrorSpreads,
     FailedSyncIgnored,
@@ -794,6 +795,10 @@ impl Flusher {
             }
             (Mutation::UnlinkedBeforePurge, AfterDurable::Unlink(files)) => {
                 self.files.remove(&files);
+                AfterDurable::Nothing
+            }
+            (Mutation::MovedAsideBeforeDropped, AfterDurable::Then(action)) => {
+                self.files.add(Job::Run(action));
                 AfterDurable::Nothing
             }
             (Mutation::InstalledBeforeFilesAreGone, AfterDurable::Remove(_, sender)) => {

@@ -633,7 +633,7 @@ impl Node {
     }
 
     /// Ends groups and gives up their files; returns once their directories have other names.
-    async fn drop_partitions(&self, gone: Vec<Arc<Partition>>) -> Result<(), ReplicationError> {
+    pub(crate) async fn drop_partitions(&self, gone: Vec<Arc<Partition>>) -> Result<(), ReplicationError> {
         for partition in &gone {
             partition.delete();
         }

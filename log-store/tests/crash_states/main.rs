@@ -937,6 +937,7 @@ fn every_planted_bug_of_the_node_is_found() {
         Bug::FileCutBeforeCut,
         Bug::CommittedAboveLog,
         Bug::UnlinkBeforePurge,
+        Bug::MovedAsideBeforeDropped,
         Bug::InstalledFilesByName,
         Bug::CheckpointBeforeSegments,
         Bug::CheckpointBeforeNames,

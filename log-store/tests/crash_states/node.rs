@@ -53,6 +53,8 @@ pub(crate) enum Bug {
     CommittedAboveLog,
     /// Durability rule 5: purged segments are unlinked before the record is durable.
     UnlinkBeforePurge,
+    /// Durability rule 5: a deleted replica's directory gets another name before the record is durable.
+    MovedAsideBeforeDropped,
     /// Durability rule 5: the worker unlinks after an `Installed` what its names are by then.
     InstalledFilesByName,
     /// Checkpoint: the checkpoint is written before its segments are synced.
@@ -656,12 +658,19 @@ impl Node {
         let mut pending = self.pending();
         pending.records.push(WalRecord::Dropped { replica });
         let group = pending.next.groups.remove(&replica).expect("a replica");
-        self.round(pending)?;
         self.logs.remove(&replica);
         self.committed.remove(&replica);
         let dir = Path::new(DATA).join(format!("{}-0", group.topic));
         let dying = Path::new(DATA).join(format!("{}-0.{}-delete", group.topic, replica.0));
-        self.seam.rename(&dir, &dying).map_err(LogStoreError::io("rename", &dir))?;
+        let move_aside =
+            |seam: &dyn Disk| seam.rename(&dir, &dying).map_err(LogStoreError::io("rename", &dir));
+        if self.bug == Bug::MovedAsideBeforeDropped {
+            move_aside(&*self.seam)?;
+            self.round(pending)?;
+        } else {
+            self.round(pending)?;
+            move_aside(&*self.seam)?;
+        }
         self.dying.push(dying);
         Ok(())
     }
