@@ -36,7 +36,6 @@ pub mod retention;
 pub mod segment;
 pub mod sys;
 pub mod time_index;
-pub mod transaction_index;
 pub mod wal;
 
 pub use batch::{BatchHeader, RecordBatch};
