@@ -25,9 +25,10 @@ use alluvium::protocol::{
     },
 };
 use bytes::Bytes;
+use log_store::disk::overlay::SLOW_SYNC;
 
 use crate::{
-    requests::{create, fresh},
+    requests::{begin_slow_sync, create, fresh, hasty_produce},
     support::{broker::Broker, wire::Wire},
 };
 
@@ -460,6 +461,69 @@ fn groups_survive_their_coordinator() {
     assert_eq!(wire.call(&fetch, 7).topics[0].partitions[0].committed_offset, 42);
 }
 
+/// While the disk takes its time, nobody is told what is not on it: a commit, a generation's assignment and a static member's successor
+/// are answered once they are there, and so is who reads the offset meanwhile. A group that waits for nothing is served.
+///
+/// Proves: O6.
+#[test]
+fn answers_wait_until_their_entries_are_committed() {
+    // A look counts only where it was over before the sync can have been; a machine that was too busy for that tries again.
+    assert!((0..10).any(|_| looked_before_the_commit()), "this machine is too slow to look in between");
+}
+
+fn looked_before_the_commit() -> bool {
+    let data = tempfile::tempdir().expect("a data directory");
+    let settings = ["--set", "group.initial.rebalance.delay.ms=0", "--simulate-power-cuts", "slow-sync=300"];
+    let broker = Broker::on(data.path(), &settings);
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "slow", 1, &[]);
+    // Each in its own partition of the offsets topic: none waits for the entry of another.
+    let (committing, assigning, replacing, idle) = ("a", "b", "c", "d");
+    for group in [committing, assigning, replacing, idle] {
+        find_coordinator(&mut wire, group);
+        assert_eq!(commit_offset(&mut wire, group, "slow", 3), 0);
+    }
+    let member = member_id(&mut wire, assigning);
+    let unassigned = wire.call(&join(assigning, &member, &["p"]), 9);
+    let instance = |member: &Str| JoinGroupRequest {
+        group_instance_id: Some("instance".into()),
+        ..join(replacing, member, &["p"])
+    };
+    let replaced = wire.call(&instance(&Str::default()), 9);
+    let plan = SyncGroupRequest {
+        group_instance_id: Some("instance".into()),
+        ..sync(replacing, &replaced, &[(&replaced.member_id, b"plan")])
+    };
+    assert_eq!((unassigned.error_code, wire.call(&plan, 5).error_code), (0, 0));
+    let mut asking = [(); 4].map(|()| {
+        let mut wire = Wire::open(&broker.bootstrap);
+        assert_eq!(committed_offset(&mut wire, idle, "slow"), 3);
+        wire
+    });
+
+    let began = begin_slow_sync(&mut wire, "slow", id);
+    let [commits, reads, assigns, replaces] = &mut asking;
+    let committed = commits.send(&committing_offset(committing, "slow", 4), 8);
+    assert_eq!(committed_offset(&mut wire, idle, "slow"), 3, "it is served, and behind the commit");
+    let read = reads.send(&fetching_offset(committing, "slow"), 7);
+    let assigned = assigns.send(&sync(assigning, &unassigned, &[(&member, b"plan")]), 5);
+    let joined = replaces.send(&instance(&Str::default()), 9);
+    // Whatever is answered at once is answered before this, which waits for its time to be over.
+    hasty_produce(&mut wire, "slow", id);
+    let told = [&*commits, reads, assigns, replaces].map(|wire| wire.has_something());
+    let in_between = began.elapsed() < SLOW_SYNC;
+    if in_between {
+        assert_eq!(told, [false; 4], "commit, read, assignment, successor");
+    }
+    assert_eq!(commits.receive::<OffsetCommitRequest>(8, committed).topics[0].partitions[0].error_code, 0);
+    assert_eq!(reads.receive::<OffsetFetchRequest>(7, read).topics[0].partitions[0].committed_offset, 4);
+    assert_eq!(assigns.receive::<SyncGroupRequest>(5, assigned).assignment, &b"plan"[..]);
+    let successor = replaces.receive::<JoinGroupRequest>(9, joined);
+    assert_eq!((successor.error_code, successor.generation_id), (0, replaced.generation_id));
+    assert_ne!(successor.member_id, replaced.member_id);
+    in_between
+}
+
 /// The partition of `__consumer_offsets` stays bounded: commits that supersede each other are rewritten and trimmed away, a load replays
 /// little, and what was committed last is there after a kill.
 ///
@@ -536,24 +600,30 @@ pub(crate) fn find_coordinator(wire: &mut Wire, group: &str) {
 
 /// Commits an offset of partition 0 for a group without members; the code.
 pub(crate) fn commit_offset(wire: &mut Wire, group: &str, topic: &str, committed_offset: i64) -> i16 {
+    let commit = committing_offset(group, topic, committed_offset);
+    wire.call(&commit, 8).topics[0].partitions[0].error_code
+}
+
+fn committing_offset(group: &str, topic: &str, committed_offset: i64) -> OffsetCommitRequest {
     let partition =
         OffsetCommitRequestPartition { committed_offset, ..OffsetCommitRequestPartition::default() };
-    let commit = OffsetCommitRequest {
+    OffsetCommitRequest {
         group_id: group.into(),
         topics: vec![OffsetCommitRequestTopic { name: topic.into(), partitions: vec![partition] }],
         ..OffsetCommitRequest::default()
-    };
-    wire.call(&commit, 8).topics[0].partitions[0].error_code
+    }
 }
 
 /// The offset that a group has committed for partition 0.
 fn committed_offset(wire: &mut Wire, group: &str, topic: &str) -> i64 {
-    let topics = vec![OffsetFetchRequestTopic { name: topic.into(), partition_indexes: vec![0] }];
-    let fetch =
-        OffsetFetchRequest { group_id: group.into(), topics: Some(topics), ..OffsetFetchRequest::default() };
-    let answer = wire.call(&fetch, 7);
+    let answer = wire.call(&fetching_offset(group, topic), 7);
     assert_eq!(answer.error_code, 0);
     answer.topics[0].partitions[0].committed_offset
+}
+
+fn fetching_offset(group: &str, topic: &str) -> OffsetFetchRequest {
+    let topics = vec![OffsetFetchRequestTopic { name: topic.into(), partition_indexes: vec![0] }];
+    OffsetFetchRequest { group_id: group.into(), topics: Some(topics), ..OffsetFetchRequest::default() }
 }
 
 fn delete_topic(wire: &mut Wire, topic: &str) {

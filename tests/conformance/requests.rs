@@ -118,6 +118,21 @@ pub(crate) fn produce_to(topic: &str, topic_id: Uuid, partition: i32, records: B
     }
 }
 
+/// Produces until a sync is slow, to which the broker's disk was told (`slow-sync`); the sync is not over before [`SLOW_SYNC`] has passed
+/// since the time that is returned.
+///
+/// [`SLOW_SYNC`]: log_store::disk::overlay::SLOW_SYNC
+pub(crate) fn begin_slow_sync(wire: &mut Wire, topic: &str, topic_id: Uuid) -> Instant {
+    let mut begins = (0..1_000).map(|_| Instant::now());
+    begins.find(|_| hasty_produce(wire, topic, topic_id) == 7).expect("no sync was slow")
+}
+
+/// The code of a produce that waits for no more than 200 ms.
+pub(crate) fn hasty_produce(wire: &mut Wire, topic: &str, topic_id: Uuid) -> i16 {
+    let request = ProduceRequest { timeout_ms: 200, ..produce_to(topic, topic_id, 0, batch(&["x"])) };
+    wire.call(&request, 9).responses[0].partitions[0].error_code
+}
+
 /// A plain batch of records with these values, stamped now.
 pub(crate) fn batch(values: &[&str]) -> Bytes {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis() as i64;

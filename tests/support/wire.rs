@@ -60,6 +60,14 @@ impl Wire {
         Some(decode_response::<R>(self.frame()?, version).expect("a well-formed answer").1)
     }
 
+    /// Whether something has come: an answer, or that the connection is closed.
+    pub(crate) fn has_something(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("not to wait");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("to wait again");
+        peeked.is_ok()
+    }
+
     /// Sends bytes as they are. The other side may have closed already.
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         drop(self.stream.write_all(bytes));
