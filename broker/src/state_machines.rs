@@ -697,20 +697,17 @@ mod tests {
         topics,
     };
 
-    /// A step of the system's clock moves what is timed along.
-    #[tokio::test(start_paused = true)]
-    async fn deadlines_follow_the_clock() {
-        let clock = Clock::starting_at(0);
-        let mut active = Active::new(Coordinator::new(GroupConfig::default()), 0, &clock);
+    /// A commit by the group `g`, which has no members, for the topic `t`.
+    fn committed(topic_id: Uuid, offset: i64) -> OffsetCommit {
         let commit = PartitionCommit {
             topic: "t".into(),
-            topic_id: Uuid::from_u128(1),
+            topic_id,
             partition: 0,
-            offset: 1,
+            offset,
             leader_epoch: -1,
             metadata: "".into(),
         };
-        let request = Request::OffsetCommit(OffsetCommit {
+        OffsetCommit {
             group_id: "g".into(),
             member_id: "".into(),
             instance_id: None,
@@ -718,7 +715,15 @@ mod tests {
             knows_group_not_found: true,
             retention_ms: None,
             offsets: vec![commit],
-        });
+        }
+    }
+
+    /// A step of the system's clock moves what is timed along.
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_follow_the_clock() {
+        let clock = Clock::starting_at(0);
+        let mut active = Active::new(Coordinator::new(GroupConfig::default()), 0, &clock);
+        let request = Request::OffsetCommit(committed(Uuid::from_u128(1), 1));
         let now_ms = active.now_ms(&clock);
         active.coordinator.handle(request, Token(1), 1, now_ms);
         let due_ms = active.coordinator.next_deadline().expect("the check for expired offsets");
@@ -924,6 +929,62 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(60), served).await.expect("a coordinator that serves");
             let fetched = call(&broker, &fetch, 7).await;
             assert_eq!(fetched.topics[0].partitions[0].committed_offset, 7);
+            broker.node.shutdown().await;
+        });
+    }
+
+    /// An append that fails costs whoever waits, also for an earlier one, an answer that sends him to look for the coordinator, and nothing
+    /// else: what only the memory knew is gone, what the log has is there.
+    #[test]
+    fn a_failed_append_throws_the_state_away() {
+        let data = tempfile::tempdir().expect("a data directory");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let broker = broker(data.path()).await;
+            topics::create_with_defaults(&broker, "t").await.expect("a topic");
+            topics::create_with_defaults(&broker, CONSUMER_OFFSETS).await.expect("the offsets topic");
+            let commit = |committed_offset| OffsetCommitRequest {
+                group_id: "g".into(),
+                generation_id_or_member_epoch: -1,
+                topics: vec![OffsetCommitRequestTopic {
+                    name: "t".into(),
+                    partitions: vec![OffsetCommitRequestPartition { committed_offset, ..Default::default() }],
+                }],
+                ..Default::default()
+            };
+            let fetch = OffsetFetchRequest { group_id: "g".into(), topics: None, ..Default::default() };
+            let end = std::time::Instant::now() + Duration::from_secs(60);
+            let wait = async || {
+                assert!(std::time::Instant::now() < end, "the coordinator never came back");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            };
+            while call(&broker, &commit(7), 8).await.topics[0].partitions[0].error_code != 0 {
+                wait().await;
+            }
+            let host = broker.coordinators.host_of(&broker, "g").expect("the coordinator");
+            let fails = async {
+                let id = broker.partitions.topic("t").expect("the topic").info.id;
+                host.change(|coordinator, now_ms| {
+                    let mut outcome =
+                        coordinator.handle(Request::OffsetCommit(committed(id, 9)), Token(0), 1, now_ms);
+                    // No round of the write-ahead log holds it.
+                    outcome.records[0].value = Some(vec![0; 8 << 20].into());
+                    outcome
+                });
+            };
+            // They begin in this order, before any append is heard of.
+            let of_8 = commit(8);
+            let (earlier, (), later) =
+                futures_util::join!(call(&broker, &of_8, 8), fails, call(&broker, &fetch, 7));
+            assert_eq!((earlier.topics[0].partitions[0].error_code, later.error_code), (16, 16));
+            assert_eq!(call(&broker, &fetch, 7).await.error_code, 14, "it is loaded again");
+            let mut fetched = call(&broker, &fetch, 7).await;
+            while fetched.error_code != 0 {
+                wait().await;
+                fetched = call(&broker, &fetch, 7).await;
+            }
+            assert_eq!(fetched.topics[0].partitions[0].committed_offset, 8);
+            assert_eq!(call(&broker, &commit(10), 8).await.topics[0].partitions[0].error_code, 0);
             broker.node.shutdown().await;
         });
     }
