@@ -176,6 +176,40 @@ fn check(name: &str, ok: bool, reason: &str) -> Value {
 mod tests {
     use super::*;
 
+    /// How far a recovery is can be read, and no probe kills the broker for it.
+    #[tokio::test]
+    async fn a_start_is_told_in_words() {
+        let admin = Admin::new(Clock::starting_at(0));
+        let told = async |answer: axum::response::Response| {
+            let code = answer.status().as_u16();
+            let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+            (code, String::from_utf8(body.to_vec()).unwrap())
+        };
+        for (progress, words) in [
+            (None, "not begun"),
+            (Some(Progress::Reading(7)), "read 7 bytes of the write-ahead log"),
+            (Some(Progress::Comparing(7, 9)), "compared 7 of 9 bytes with segments"),
+            (Some(Progress::Writing(8, 9)), "wrote 8 of 9 bytes into segments"),
+            (Some(Progress::Opening(1, 2)), "opened 1 of 2 logs"),
+            (Some(Progress::Syncing), "making it durable"),
+        ] {
+            if let Some(progress) = progress {
+                admin.recovering(progress);
+            }
+            let (code, body) = told(health(State(admin.clone())).await.into_response()).await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            let checks = [
+                check("broker", false, "starting"),
+                check("runtime", true, "it turns"),
+                check("recovery", false, words),
+            ];
+            assert_eq!((code, body), (503, json!({ "healthy": false, "checks": checks })));
+        }
+        let ready = told(ready(State(admin.clone())).await.into_response()).await;
+        assert_eq!(ready, (503, "starting\n".to_owned()));
+        assert_eq!(told(live(State(admin)).await.into_response()).await, (200, "ok\n".to_owned()));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_runtime_that_does_not_turn_is_seen() {
         let admin = Admin::new(Clock::starting_at(0));
