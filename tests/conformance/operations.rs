@@ -2,6 +2,9 @@
 
 use std::{
     collections::HashMap,
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -10,11 +13,15 @@ use alluvium::protocol::messages::{
     fetch::FetchRequest,
     find_coordinator::FindCoordinatorRequest,
     offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+    produce::ProduceRequest,
 };
+use log_store::disk::overlay::SLOW_SYNC;
 
 use crate::{
     groups::{commit_offset, find_coordinator},
-    requests::{batch, create, fetch_from, named, new_topic, produce},
+    requests::{
+        batch, begin_slow_sync, create, fetch_all, fetch_from, named, new_topic, produce, produce_to,
+    },
     support::{
         broker::{Broker, http_get},
         wire::Wire,
@@ -164,6 +171,7 @@ fn lag_is_told_and_never_negative() {
     assert_eq!(scrape().get("kafka_consumergroup_members{consumergroup=\"readers\"}"), Some(&0));
 }
 
+/// Once clients are served.
 #[test]
 fn health_is_told_by_three_paths() {
     let broker = Broker::ephemeral();
@@ -174,7 +182,68 @@ fn health_is_told_by_three_paths() {
     assert!(http_get(&broker.admin, "/nothing").starts_with("HTTP/1.1 404"));
 }
 
-/// SIGTERM: long polls are answered, the exit code is 0, and the next start has nothing to recover from.
+/// A broker that starts lives and is not ready; the admin port is served before anything of the data directory is.
+#[test]
+fn a_start_is_told_before_its_end() {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &[]);
+    broker.terminate();
+    assert!(broker.wait().success());
+    // Whoever opens a pipe waits for a writer, and none comes.
+    let meta = data.path().join("meta.toml");
+    std::fs::remove_file(&meta).expect("removing the identity");
+    assert!(Command::new("mkfifo").arg(&meta).status().expect("mkfifo").success());
+    let starting = Starting::on(data.path());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(&starting.admin).is_err() {
+        assert!(Instant::now() < deadline, "the admin port is not served");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for (path, code, words) in [
+        ("/livez", 200, "ok\n"),
+        ("/readyz", 503, "starting\n"),
+        ("/healthz", 503, "\"check\":\"recovery\",\"ok\":false,\"reason\":\"not begun\""),
+        ("/metrics", 503, "the broker is starting\n"),
+    ] {
+        assert_told(&starting.admin, path, code, words);
+    }
+}
+
+fn assert_told(admin: &str, path: &str, code: u16, words: &str) {
+    let text = http_get(admin, path);
+    assert!(text.starts_with(&format!("HTTP/1.1 {code} ")) && text.contains(words), "{path}: {text}");
+}
+
+/// A server that is not waited for, on a data directory; killed when it is dropped.
+struct Starting {
+    child: Child,
+    admin: String,
+}
+
+impl Starting {
+    fn on(data: &Path) -> Self {
+        // Nothing is printed before the end of the start: the port must be known. It was free a moment ago.
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let admin = free.expect("a free port").to_string();
+        let child = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+            .args(["server", "--port", "0", "--admin-listen", &admin, "--data-dir"])
+            .arg(data)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starting alluvium");
+        Self { child, admin }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// SIGTERM: long polls are answered, the exit code is 0, and the next start has nothing to recover from; one after a kill has.
 #[test]
 fn a_stop_answers_what_waits_and_exits_0() {
     let data = tempfile::tempdir().expect("a data directory");
@@ -188,9 +257,60 @@ fn a_stop_answers_what_waits_and_exits_0() {
     broker.terminate();
     wire.receive::<FetchRequest>(13, correlation);
     assert!(broker.wait().success());
+    let mut again = Broker::on(data.path(), &[]);
+    let mut wire = Wire::open(&again.bootstrap);
+    assert_eq!(crate::batches::values(&fetch_all(&mut wire, id, 0)), ["kept"]);
+    let reads_rounds = |broker: &Broker| {
+        broker.wait_for_log(" ready ");
+        broker.log().contains("recovering progress=Reading(")
+    };
+    assert!(!reads_rounds(&again), "{}", again.log());
+    assert_eq!(produce(&mut wire, 9, "stopping", id, 0, batch(&["kept, too"])).error_code, 0);
+    again.kill();
     let again = Broker::on(data.path(), &[]);
-    let fetched = Wire::open(&again.bootstrap).call(&fetch_from(id, 0, 0, 0), 13);
-    assert_eq!(crate::batches::values(&fetched.responses[0].partitions[0]), ["kept"]);
+    assert!(reads_rounds(&again), "{}", again.log());
+    let mut wire = Wire::open(&again.bootstrap);
+    assert_eq!(crate::batches::values(&fetch_all(&mut wire, id, 0)), ["kept", "kept, too"]);
+}
+
+/// SIGTERM while the disk takes its time: a produce that waits for it is answered as ever and is there. Until then the broker lives, says
+/// that it stops, and is not ready.
+#[test]
+fn a_stop_finishes_what_it_has_taken() {
+    // It counts only where the sync cannot have been over; a machine that was too busy for that tries again.
+    assert!((0..10).any(|_| stopped_in_a_slow_sync()), "this machine is too slow to look in between");
+}
+
+fn stopped_in_a_slow_sync() -> bool {
+    let data = tempfile::tempdir().expect("a data directory");
+    let mut broker = Broker::on(data.path(), &["--simulate-power-cuts", "slow-sync=60"]);
+    let (mut wire, mut other) = (Wire::open(&broker.bootstrap), Wire::open(&broker.bootstrap));
+    let id = create(&mut wire, "slow", 1, &[]);
+    let began = begin_slow_sync(&mut other, "slow", id);
+    let correlation = wire.send(&produce_to("slow", id, 0, batch(&["last"])), 9);
+    // It is taken once a later request of another connection is answered.
+    other.call(&fetch_from(id, 0, 0, 0), 13);
+    broker.terminate();
+    broker.wait_for_log("stopping: finishing requests");
+    for (path, code, words) in [
+        ("/livez", 200, "ok\n"),
+        ("/readyz", 503, "stopping\n"),
+        ("/healthz", 503, "\"check\":\"broker\",\"ok\":false,\"reason\":\"stopping\""),
+        ("/metrics", 200, "kafka_brokers 1\n"),
+    ] {
+        assert_told(&broker.admin, path, code, words);
+    }
+    let answered = wire.has_something();
+    let in_between = began.elapsed() < SLOW_SYNC;
+    assert!(!(in_between && answered), "it was answered, or not waited for, before it was on the disk");
+    let answer = wire.receive::<ProduceRequest>(9, correlation);
+    assert_eq!(answer.responses[0].partitions[0].error_code, 0);
+    assert!(broker.wait().success());
+    broker.wait_for_log(" stopped");
+    let again = Broker::on(data.path(), &[]);
+    let found = fetch_all(&mut Wire::open(&again.bootstrap), id, 0);
+    assert_eq!(crate::batches::values(&found).last().map(String::as_str), Some("last"));
+    in_between
 }
 
 /// The data of an ephemeral server goes with it; that of a killed one goes at the next start.
