@@ -313,6 +313,37 @@ fn stopped_in_a_slow_sync() -> bool {
     in_between
 }
 
+/// Each line on stderr is one object, whatever the values in it are.
+#[test]
+fn log_lines_are_objects_where_json_is_set() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("a \"quoted\"\nname");
+    let mut broker = Broker::on(&data, &["--set", "log.format=json"]);
+    broker.terminate();
+    assert!(broker.wait().success());
+    broker.wait_for_log("\"stopped\"");
+    let log = broker.log();
+    let lines: Vec<serde_json::Map<String, serde_json::Value>> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    for line in &lines {
+        let text = |name: &str| line[name].as_str().unwrap_or_else(|| panic!("{name} in {line:?}"));
+        let shape: String =
+            text("timestamp").chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "0000-00-00T00:00:00.000000Z");
+        assert!(["ERROR", "WARN", "INFO"].contains(&text("level")), "{line:?}");
+        assert!(!text("message").is_empty() && !text("target").is_empty(), "{line:?}");
+    }
+    let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap_or_default()).collect();
+    assert_eq!(messages, ["ready", "stopping: finishing requests", "stopped"]);
+    let ready = &lines[0];
+    assert_eq!((&ready["level"], &ready["node_id"]), (&"INFO".into(), &1.into()));
+    assert_eq!(ready["bootstrap"], broker.bootstrap);
+    assert_eq!(ready["admin"], broker.admin);
+    assert_eq!(ready["data_dir"], data.to_str().expect("a path in UTF-8"));
+}
+
 /// The data of an ephemeral server goes with it; that of a killed one goes at the next start.
 #[test]
 fn ephemeral_data_goes() {
