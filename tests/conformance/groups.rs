@@ -61,7 +61,8 @@ fn groups() -> &'static str {
     &BROKER.get_or_init(start).bootstrap
 }
 
-fn join(group: &str, member: &Str, protocols: &[&str]) -> JoinGroupRequest {
+/// A join under these protocols.
+pub(crate) fn join(group: &str, member: &Str, protocols: &[&str]) -> JoinGroupRequest {
     JoinGroupRequest {
         group_id: group.into(),
         session_timeout_ms: 30_000,
@@ -80,7 +81,7 @@ fn join(group: &str, member: &Str, protocols: &[&str]) -> JoinGroupRequest {
 }
 
 /// A member id, as version 4 and later give it out before the member joins.
-fn member_id(wire: &mut Wire, group: &str) -> Str {
+pub(crate) fn member_id(wire: &mut Wire, group: &str) -> Str {
     let given = wire.call(&join(group, &Str::default(), &["p1"]), 9);
     assert_eq!(given.error_code, 79);
     assert!(!given.member_id.is_empty());

@@ -8,17 +8,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium::protocol::messages::{
-    create_topics::CreateTopicsRequest,
-    fetch::FetchRequest,
-    find_coordinator::FindCoordinatorRequest,
-    offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
-    produce::ProduceRequest,
+use alluvium::protocol::{
+    encode_request,
+    messages::{
+        create_topics::CreateTopicsRequest,
+        fetch::FetchRequest,
+        find_coordinator::FindCoordinatorRequest,
+        metadata::MetadataRequest,
+        offset_commit::{OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        produce::ProduceRequest,
+    },
 };
 use log_store::disk::overlay::SLOW_SYNC;
 
 use crate::{
-    groups::{commit_offset, find_coordinator},
+    groups::{commit_offset, find_coordinator, join, member_id},
     requests::{
         batch, begin_slow_sync, create, fetch_all, fetch_from, named, new_topic, produce, produce_to,
     },
@@ -47,6 +51,9 @@ fn metrics_tell_what_the_log_holds() {
         "kafka_topic_partition_current_offset{topic=\"orders\",partition=\"0\"} 0".to_owned(),
         "kafka_topic_partition_oldest_offset{topic=\"orders\",partition=\"1\"} 0".to_owned(),
         "kafka_topic_partition_leader{topic=\"orders\",partition=\"1\"} 1".to_owned(),
+        "kafka_topic_partition_leader_is_preferred{topic=\"orders\",partition=\"1\"} 1".to_owned(),
+        "kafka_topic_partition_replicas{topic=\"orders\",partition=\"1\"} 1".to_owned(),
+        "kafka_topic_partition_in_sync_replica{topic=\"orders\",partition=\"1\"} 1".to_owned(),
         "kafka_topic_partition_under_replicated_partition{topic=\"orders\",partition=\"1\"} 0".to_owned(),
         "kafka_server_brokertopicmetrics_messagesin_total{topic=\"orders\"} 3".to_owned(),
         format!("kafka_server_brokertopicmetrics_bytesin_total{{topic=\"orders\"}} {size}"),
@@ -68,6 +75,45 @@ fn metrics_tell_what_the_log_holds() {
         "alluvium_storage_free_bytes",
     ] {
         assert!(text.contains(name), "{name}");
+    }
+}
+
+/// Every request is counted once in each phase, under its API, and its time where it was spent: a fetch waits in its handler, what is sent
+/// behind it on the connection waits for its turn.
+#[test]
+fn requests_are_timed_by_api_and_phase() {
+    const WAIT: Duration = Duration::from_millis(300);
+    let broker = Broker::ephemeral();
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "timed", 1, &[]);
+    assert_eq!(produce(&mut wire, 9, "timed", id, 0, batch(&["a"])).error_code, 0);
+    let poll = fetch_from(id, 0, 1, WAIT.as_millis() as i32);
+    let frames =
+        [encode_request(&poll, 13, 1, &"t".into()), encode_request(&named(&["timed"]), 12, 2, &"t".into())];
+    wire.raw(&frames.concat());
+    wire.receive::<FetchRequest>(13, 1);
+    wire.receive::<MetadataRequest>(12, 2);
+    // What came before on the connection is counted to its end.
+    assert_eq!(produce(&mut wire, 9, "timed", id, 0, batch(&["b"])).error_code, 0);
+    let text = http_get(&broker.admin, "/metrics");
+    let value = |what: &str, api: &str, phase: &str| -> f64 {
+        let name = format!("alluvium_request_seconds_{what}{{api=\"{api}\",phase=\"{phase}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&name));
+        value.unwrap_or_else(|| panic!("no {name}in:\n{text}")).parse().expect("a number")
+    };
+    for phase in ["queue", "local", "send"] {
+        for api in ["CreateTopics", "Fetch", "Metadata"] {
+            assert_eq!(value("count", api, phase), 1.0, "{api} {phase}");
+        }
+        assert_eq!(value("count", "ListOffsets", phase), 0.0, "{phase}");
+    }
+    assert_eq!(["queue", "local"].map(|phase| value("count", "Produce", phase)), [2.0; 2]);
+    let longest = [("Fetch", "local"), ("Metadata", "queue")];
+    for (api, phase) in longest {
+        assert!(value("sum", api, phase) > 0.9 * WAIT.as_secs_f64(), "{api} {phase}: {text}");
+    }
+    for (api, phase) in [("Fetch", "queue"), ("Fetch", "send"), ("Metadata", "send")] {
+        assert!(value("sum", api, phase) < 0.5 * WAIT.as_secs_f64(), "{api} {phase}: {text}");
     }
 }
 
@@ -168,7 +214,11 @@ fn lag_is_told_and_never_negative() {
     assert_eq!(told(&scrape()), [600, 0, 600, 0, 0, 0]);
     assert_eq!(commit_offset(&mut wire, "readers", "read", 590), 0);
     assert_eq!(told(&scrape()), [590, 10, 590, 10, 10, 10]);
-    assert_eq!(scrape().get("kafka_consumergroup_members{consumergroup=\"readers\"}"), Some(&0));
+    let members = || scrape().get("kafka_consumergroup_members{consumergroup=\"readers\"}").copied();
+    assert_eq!(members(), Some(0));
+    let id = member_id(&mut wire, "readers");
+    assert_eq!(wire.call(&join("readers", &id, &["p"]), 9).error_code, 0);
+    assert_eq!(members(), Some(1));
 }
 
 /// Once clients are served.
