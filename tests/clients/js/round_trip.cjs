@@ -25,28 +25,46 @@ async function main() {
   await consumer.subscribe({ topics: [topic], fromBeginning: true });
   const seen = new Set();
   const last = new Map();
-  await new Promise((resolve, reject) => {
-    const limit = setTimeout(() => reject(new Error(`${seen.size} of ${RECORDS} read`)), 60000);
-    consumer.run({
-      eachMessage: async ({ message }) => {
-        try {
-          const value = Number(message.value);
-          assert(!seen.has(value), `twice: ${value}`);
-          seen.add(value);
-          const key = message.key.toString();
-          assert((last.get(key) ?? -1) < value, `order of ${key}`);
-          last.set(key, value);
-          assert.equal(message.headers.n.toString(), `${value}`);
-          assert.equal(Number(message.timestamp), base + value);
-          if (seen.size === RECORDS) { clearTimeout(limit); resolve(); }
-        } catch (error) { reject(error); }
-      },
-    }).catch(reject);
+  let take;
+  // Begins something, then gives each message to `taking` until that says that it was the last.
+  const readUntil = (what, begin, taking) => new Promise((resolve, reject) => {
+    const limit = setTimeout(() => reject(new Error(`not all of ${what} was read`)), 60000);
+    take = (partition, message) => {
+      try {
+        if (taking(partition, message)) { clearTimeout(limit); resolve(); }
+      } catch (error) { reject(error); }
+    };
+    Promise.resolve(begin()).catch(reject);
   });
-  await consumer.disconnect();
+  const run = () => consumer.run({ eachMessage: async ({ partition, message }) => take(partition, message) });
+  await readUntil("the topic", run, (_, message) => {
+    const value = Number(message.value);
+    assert(!seen.has(value), `twice: ${value}`);
+    seen.add(value);
+    const key = message.key.toString();
+    assert((last.get(key) ?? -1) < value, `order of ${key}`);
+    last.set(key, value);
+    assert.equal(message.headers.n.toString(), `${value}`);
+    assert.equal(Number(message.timestamp), base + value);
+    return seen.size === RECORDS;
+  });
 
   const sum = (offsets) => offsets.reduce((total, one) => total + Number(one.offset), 0);
-  assert.equal(sum(await admin.fetchTopicOffsets(topic)), RECORDS);
+  const high = await admin.fetchTopicOffsets(topic);
+  assert.equal(sum(high), RECORDS);
+
+  // Back into the middle of a partition: that one comes again from there on, and nothing else does.
+  const end = Number(high.find((one) => one.partition === 1).offset);
+  const middle = Math.floor(end / 2);
+  assert(middle > 0, `partition 1 ends at ${end}`);
+  let next = middle;
+  await readUntil("what was sought", () => consumer.seek({ topic, partition: 1, offset: `${middle}` }), (partition, message) => {
+    assert.deepEqual([partition, Number(message.offset)], [1, next]);
+    assert(seen.has(Number(message.value)));
+    next += 1;
+    return next === end;
+  });
+  await consumer.disconnect();
   assert.equal(sum((await admin.fetchOffsets({ groupId: group, topics: [topic] }))[0].partitions), RECORDS);
   const ends = await admin.fetchTopicOffsets(topic);
   const times = await admin.fetchTopicOffsetsByTimestamp(topic, base + 1000);
