@@ -7,7 +7,8 @@ use crate::{
     target::{Target, fresh},
 };
 
-/// An idempotent producer with its default pipelining, a cooperative group of two members, admin requests and lag.
+/// An idempotent producer with its default pipelining, a cooperative group whose second member gets half of the first one's
+/// partitions while that keeps the rest, admin requests and lag.
 ///
 /// Proves: I1, G14, O6.
 #[test]
