@@ -32,10 +32,10 @@ fn tool(class: &str, arguments: &[&str]) -> Option<Command> {
     java(&[&[format!("org.apache.kafka.tools.{class}").as_str()], arguments].concat())
 }
 
-/// The Java producer (idempotent, as it is by default) and consumer: everything once and in order, in a group, with a seek by
-/// time and committed offsets.
+/// The Java producer (idempotent, as it is by default) and consumer: everything once and in order, in a cooperative group
+/// whose second member gets half of the first one's partitions while that keeps the rest, with a seek by time and committed offsets.
 ///
-/// Proves: I1, G1, O6, L2.
+/// Proves: I1, G1, G14, O6, L2.
 #[test]
 fn producer_and_consumer() {
     let target = Target::start();
