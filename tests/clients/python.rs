@@ -14,7 +14,7 @@ fn script(target: &Target, name: &str, arguments: &[&str]) -> Option<String> {
 }
 
 /// An idempotent producer's 20,000 records with five requests in flight come back once each and in order, read by two
-/// members of a group that share the partitions and commit.
+/// members of a group, each with half of the partitions; commits are read back.
 ///
 /// Proves: I1, G4, O6.
 #[test]
