@@ -738,19 +738,27 @@ fn commits_survive_the_deletion_of_other_topics() {
     }
 }
 
-/// When their topic is deleted the coordinators end; made anew they begin with nothing.
+/// When their topic is deleted the coordinators end, and whoever waits is told so at once; made anew they begin with nothing.
 ///
 /// Proves: D22.
 #[test]
 fn coordinators_end_with_their_topic() {
-    let broker =
-        Broker::ephemeral_with(&["--set", "log.level=debug", "--set", "offsets.topic.num.partitions=1"]);
+    let broker = Broker::ephemeral_with(&["--set", "offsets.topic.num.partitions=1"]);
     let mut wire = Wire::open(&broker.bootstrap);
     create(&mut wire, "read", 1, &[]);
     find_coordinator(&mut wire, "g");
     assert_eq!(commit_offset(&mut wire, "g", "read", 4), 0);
+    let [first, second] = [(); 2].map(|()| member_id(&mut wire, "held"));
+    assert_eq!(wire.call(&join("held", &first, &["p"]), 9).error_code, 0);
+    // The first does not come back: the second waits for the rebalance's half minute.
+    let mut waiting = Wire::open(&broker.bootstrap);
+    let waits = waiting.send(&join("held", &second, &["p"]), 9);
+    let describe = DescribeGroupsRequest { groups: vec!["held".into()], ..DescribeGroupsRequest::default() };
+    until(|| wire.call(&describe, 5).groups[0].members.len() == 2);
+    let since = Instant::now();
     delete_topic(&mut wire, "__consumer_offsets");
-    broker.wait_for_log("groups end with their topic");
+    assert_eq!(waiting.receive::<JoinGroupRequest>(9, waits).error_code, 16);
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
     assert_eq!(commit_offset(&mut wire, "g", "read", 5), 16);
     find_coordinator(&mut wire, "g");
     assert_eq!(committed_offset(&mut wire, "g", "read"), -1);
