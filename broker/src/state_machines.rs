@@ -680,6 +680,7 @@ mod tests {
             self, Piece,
             messages::{
                 delete_groups::DeleteGroupsRequest,
+                delete_topics::DeleteTopicsRequest,
                 describe_groups::DescribeGroupsRequest,
                 heartbeat::HeartbeatRequest,
                 join_group::{JoinGroupRequest, JoinGroupRequestProtocol},
@@ -985,6 +986,32 @@ mod tests {
             }
             assert_eq!(fetched.topics[0].partitions[0].committed_offset, 8);
             assert_eq!(call(&broker, &commit(10), 8).await.topics[0].partitions[0].error_code, 0);
+            broker.node.shutdown().await;
+        });
+    }
+
+    /// Of a deleted offsets topic nothing stays in memory, nor a task that looks for it.
+    #[test]
+    fn coordinators_go_with_their_topic() {
+        let data = tempfile::tempdir().expect("a data directory");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let broker = broker(data.path()).await;
+            topics::create_with_defaults(&broker, CONSUMER_OFFSETS).await.expect("the offsets topic");
+            broker.coordinators.load(&broker);
+            let hosts = || lock(&broker.coordinators.hosts).len();
+            assert_eq!(hosts(), 50);
+            let delete = DeleteTopicsRequest {
+                topic_names: vec![CONSUMER_OFFSETS.into()],
+                timeout_ms: 30_000,
+                ..Default::default()
+            };
+            assert_eq!(call(&broker, &delete, 5).await.responses[0].error_code, 0);
+            let end = std::time::Instant::now() + Duration::from_secs(60);
+            while hosts() > 0 {
+                assert!(std::time::Instant::now() < end, "{} coordinators stay", hosts());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             broker.node.shutdown().await;
         });
     }
