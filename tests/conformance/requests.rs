@@ -118,13 +118,9 @@ pub(crate) fn produce_to(topic: &str, topic_id: Uuid, partition: i32, records: B
     }
 }
 
-/// Produces until a sync is slow, to which the broker's disk was told (`slow-sync`); the sync is not over before [`SLOW_SYNC`] has passed
-/// since the time that is returned.
-///
-/// [`SLOW_SYNC`]: log_store::disk::overlay::SLOW_SYNC
-pub(crate) fn begin_slow_sync(wire: &mut Wire, topic: &str, topic_id: Uuid) -> Instant {
-    let mut begins = (0..1_000).map(|_| Instant::now());
-    begins.find(|_| hasty_produce(wire, topic, topic_id) == 7).expect("no sync was slow")
+/// Produces until a sync takes long: the slow one that the broker's disk was told (`slow-sync`), or one that the machine is too busy for.
+pub(crate) fn begin_slow_sync(wire: &mut Wire, topic: &str, topic_id: Uuid) {
+    assert!((0..1_000).any(|_| hasty_produce(wire, topic, topic_id) == 7), "no sync was slow");
 }
 
 /// The code of a produce that waits for no more than 200 ms.

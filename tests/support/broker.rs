@@ -274,10 +274,15 @@ impl Drop for Broker {
 
 /// What the admin port answers, head and all.
 pub(crate) fn http_get(admin: &str, path: &str) -> String {
+    try_http_get(admin, path).expect("an answer of the admin port")
+}
+
+/// [`http_get`] of a broker that may have ended.
+pub(crate) fn try_http_get(admin: &str, path: &str) -> std::io::Result<String> {
     use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(admin).expect("the admin port");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: alluvium\r\nConnection: close\r\n\r\n").expect("asking");
+    let mut stream = std::net::TcpStream::connect(admin)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: alluvium\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
-    text
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
