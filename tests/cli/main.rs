@@ -8,6 +8,7 @@ mod bench;
 mod consume;
 mod demo;
 mod json;
+mod offsets;
 mod produce;
 
 use std::{
