@@ -7,6 +7,7 @@ mod support;
 mod bench;
 mod consume;
 mod demo;
+mod dump;
 mod json;
 mod offsets;
 mod produce;

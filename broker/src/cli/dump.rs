@@ -1,7 +1,8 @@
 //! `alluvium dump segment|index|timeindex|producers FILE..`: the files of a partition, offline and read-only.
 //!
 //! Every row names its file, in a table where there are several. A damaged file is printed as far as it goes; what is wrong with
-//! it is a failed item, so the exit code says it, too. The base offset of a segment is in its file's name.
+//! it is a failed item, so the exit code says it, too. The base offset of a segment is in its file's name. Keys, values and
+//! headers stand as in JSON lines, whatever bytes they are.
 
 use std::{
     fs::File,
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use super::{
     Context,
     failure::{CommandError, Exit, Failure},
+    jsonl::{bytes_to_json, headers_to_json},
     output::{Column, RowStream},
 };
 
@@ -76,11 +78,12 @@ const BATCHES: [Column; 11] = [
     Column::right("SEQUENCE", "base_sequence").wide(),
     Column::left("CRC", "crc").wide(),
 ];
-const RECORDS: [Column; 4] = [
+const RECORDS: [Column; 5] = [
     Column::right("OFFSET", "offset").at_least(10),
     Column::right("TIMESTAMP", "timestamp").at_least(13),
     Column::left("KEY", "key").at_least(16),
     Column::left("VALUE", "value"),
+    Column::left("HEADERS", "headers").wide(),
 ];
 const OFFSET_ENTRIES: [Column; 2] =
     [Column::right("OFFSET", "offset").at_least(12), Column::right("POSITION", "position").at_least(12)];
@@ -251,7 +254,6 @@ fn records_of(
     inflater: &mut Inflater,
     rows: &mut RowStream<'_>,
 ) -> Result<(), CommandError> {
-    let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let records = match stored.batch.records_in(inflater) {
         Ok(records) => records,
         Err(error) => {
@@ -265,8 +267,9 @@ fn records_of(
                 "file": file.to_string_lossy(),
                 "offset": record.offset,
                 "timestamp": record.timestamp,
-                "key": text(record.key),
-                "value": text(record.value),
+                "key": bytes_to_json(record.key),
+                "value": bytes_to_json(record.value),
+                "headers": headers_to_json(record.headers),
             }))?,
             Err(error) => {
                 rows.fail(damaged(file, format!("batch at byte {}: {error}", stored.position)));

@@ -48,23 +48,25 @@ pub(crate) struct ProducedRecord {
 
 /// The record as a JSON object.
 pub(crate) fn to_json(record: &ConsumedRecord) -> Value {
-    let headers = record
-        .headers
-        .iter()
-        .map(|(name, value)| Value::Array(vec![bytes_to_json(Some(name)), bytes_to_json(value.as_ref())]))
-        .collect();
+    let headers = record.headers.iter().map(|(name, value)| (&name[..], value.as_deref()));
     let mut object = Map::new();
     object.insert("topic".to_owned(), Value::from(&*record.topic));
     object.insert("partition".to_owned(), Value::from(record.partition));
     object.insert("offset".to_owned(), Value::from(record.offset));
     object.insert("timestamp".to_owned(), Value::from(record.timestamp));
-    object.insert("key".to_owned(), bytes_to_json(record.key.as_ref()));
-    object.insert("value".to_owned(), bytes_to_json(record.value.as_ref()));
-    object.insert("headers".to_owned(), Value::Array(headers));
+    object.insert("key".to_owned(), bytes_to_json(record.key.as_deref()));
+    object.insert("value".to_owned(), bytes_to_json(record.value.as_deref()));
+    object.insert("headers".to_owned(), headers_to_json(headers));
     Value::Object(object)
 }
 
-fn bytes_to_json(bytes: Option<&Bytes>) -> Value {
+/// Headers as they stand in a line.
+pub(crate) fn headers_to_json<'a>(headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Value {
+    headers.map(|(name, value)| Value::Array(vec![bytes_to_json(Some(name)), bytes_to_json(value)])).collect()
+}
+
+/// A key or a value as it stands in a line.
+pub(crate) fn bytes_to_json(bytes: Option<&[u8]>) -> Value {
     match bytes {
         None => Value::Null,
         Some(bytes) => match std::str::from_utf8(bytes) {
