@@ -164,3 +164,47 @@ fn an_interrupt_ends_with_130() {
     running.interrupt();
     assert_eq!(running.end().code, 130);
 }
+
+/// `group lag -w` is endless, and in JSON and CSV still one document, which is whole whatever ends it.
+#[test]
+fn a_watch_is_one_document() {
+    topic("watched", 4);
+    well("consume watched -g watchers -e -f %v\\n");
+    let mut running = Running::start(shared(), "group lag watchers -w -O json");
+    // Its beginning, and three rounds of two partitions.
+    let printed: String = (0..7).map(|_| running.line() + "\n").collect();
+    running.interrupt();
+    let mut ran = running.end();
+    assert_eq!(ran.code, 130, "{ran:?}");
+    ran.stdout = printed + &ran.stdout;
+    let rounds = rows(&ran);
+    assert!(rounds.len() >= 6 && rounds.len().is_multiple_of(2), "{rounds:?}");
+    for (row, at) in rounds.iter().zip(0..) {
+        let expected = (&(at % 2).into(), &2.into(), &0.into());
+        assert_eq!((&row["partition"], &row["log_end"], &row["lag"]), expected, "{rounds:?}");
+    }
+
+    let mut running = Running::start(shared(), "group lag watchers -w --max 0 -O json");
+    let printed = [running.line(), running.line(), running.line()].join("\n");
+    well("produce watched one-more -k k0");
+    let mut ran = running.end();
+    assert_eq!(ran.code, 6, "{ran:?}");
+    ran.stdout = printed + "\n" + &ran.stdout;
+    let document = document(&ran);
+    let errors = document["errors"].as_array().expect("errors");
+    assert_eq!((errors.len(), &errors[0]["name"]), (1, &"LAG_OVER_THRESHOLD".into()), "{document}");
+    let last = document["data"].as_array().expect("rows").iter().rev().take(2);
+    assert_eq!(last.filter_map(|row| row["lag"].as_i64()).sum::<i64>(), 1, "{document}");
+
+    let ran = run_with("127.0.0.1:1", "group lag watchers -w -O json", "");
+    assert_eq!((ran.code, ran.stderr.as_str()), (4, ""), "{ran:?}");
+    assert_eq!(self::document(&ran)["errors"][0]["item"], "127.0.0.1:1", "{ran:?}");
+
+    let mut running = Running::start(shared(), "group lag watchers -w -O csv");
+    assert_eq!(running.line(), "group,topic,partition,committed,log-end,lag");
+    for partition in [0, 1, 0, 1] {
+        assert!(running.line().starts_with(&format!("watchers,watched,{partition},2,")));
+    }
+    running.interrupt();
+    assert_eq!(running.end().code, 130);
+}

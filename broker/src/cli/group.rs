@@ -17,8 +17,9 @@ use super::{
     connection::{ConnectionError, answered, is_retriable},
     failure::{CommandError, Exit, Failure},
     group_member::decode_assignment,
+    interrupted, interruptible,
     offset_spec::{Bound, SeekTarget},
-    output::{Column, OutputMode, Report, count_of},
+    output::{Column, OutputMode, Report, RowStream, count_of},
     topic::ask,
 };
 use crate::protocol::{
@@ -118,11 +119,12 @@ pub(super) struct DeleteArgs {
 
 pub(super) async fn run(context: &Context, command: GroupCommand) -> Result<Exit, CommandError> {
     match command {
-        GroupCommand::List => list(context).await,
-        GroupCommand::Describe(arguments) => describe(context, &arguments).await,
-        GroupCommand::Lag(arguments) => lag(context, &arguments).await,
-        GroupCommand::Seek(arguments) => seek(context, &arguments).await,
-        GroupCommand::Delete(arguments) => delete(context, &arguments).await,
+        GroupCommand::List => interruptible(list(context)).await,
+        GroupCommand::Describe(arguments) => interruptible(describe(context, &arguments)).await,
+        GroupCommand::Lag(arguments) if arguments.watch => watch(context, &arguments).await,
+        GroupCommand::Lag(arguments) => interruptible(lag(context, &arguments)).await,
+        GroupCommand::Seek(arguments) => interruptible(seek(context, &arguments)).await,
+        GroupCommand::Delete(arguments) => interruptible(delete(context, &arguments)).await,
     }
 }
 
@@ -308,11 +310,55 @@ fn describe_row(
     })
 }
 
+const LAG: [Column; 6] = [
+    Column::left("GROUP", "group"),
+    Column::left("TOPIC", "topic"),
+    Column::right("PARTITION", "partition"),
+    Column::right("COMMITTED", "committed"),
+    Column::right("LOG-END", "log_end"),
+    Column::right("LAG", "lag"),
+];
+
 async fn lag(context: &Context, arguments: &LagArgs) -> Result<Exit, CommandError> {
     let client = Client::connect(&context.settings).await?;
+    lag_report(&client, arguments).await?.print(&context.terminal)
+}
+
+/// Prints the lag again and again. In JSON and CSV all of it is one document, which is whole however the watch ends.
+async fn watch(context: &Context, arguments: &LagArgs) -> Result<Exit, CommandError> {
+    let mut document = match context.terminal.mode {
+        OutputMode::Json | OutputMode::Csv => Some(RowStream::start("group lag", &LAG, &context.terminal)?),
+        _ => None,
+    };
+    let ended = tokio::select! {
+        ended = watch_rounds(context, arguments, document.as_mut()) => ended,
+        () = interrupted() => Ok(Exit::Interrupted),
+    };
+    match (document, ended) {
+        (None, ended) => ended,
+        (Some(document), Ok(exit)) => document.finish().map(|_| exit),
+        (Some(mut document), Err(CommandError::Failure(failure))) => {
+            document.fail(failure);
+            document.finish()
+        }
+        (Some(_), Err(error)) => Err(error),
+    }
+}
+
+/// Rounds, a second apart, up to one in which something failed.
+async fn watch_rounds(
+    context: &Context,
+    arguments: &LagArgs,
+    mut document: Option<&mut RowStream<'_>>,
+) -> Result<Exit, CommandError> {
+    let client = Client::connect(&context.settings).await?;
     loop {
-        let exit = lag_once(context, &client, arguments).await?;
-        if !arguments.watch || exit != Exit::Success {
+        let report = lag_report(&client, arguments).await?;
+        let exit = match &mut document {
+            Some(document) => document.report(report)?,
+            None => report.print(&context.terminal)?,
+        };
+        if exit != Exit::Success {
             return Ok(exit);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -322,18 +368,8 @@ async fn lag(context: &Context, arguments: &LagArgs) -> Result<Exit, CommandErro
     }
 }
 
-async fn lag_once(context: &Context, client: &Client, arguments: &LagArgs) -> Result<Exit, CommandError> {
-    let mut report = Report::new(
-        "group lag",
-        &[
-            Column::left("GROUP", "group"),
-            Column::left("TOPIC", "topic"),
-            Column::right("PARTITION", "partition"),
-            Column::right("COMMITTED", "committed"),
-            Column::right("LOG-END", "log_end"),
-            Column::right("LAG", "lag"),
-        ],
-    );
+async fn lag_report(client: &Client, arguments: &LagArgs) -> Result<Report, Failure> {
+    let mut report = Report::new("group lag", &LAG);
     for group in &arguments.groups {
         let known = match known(client, group).await {
             Ok(known) => known,
@@ -341,7 +377,7 @@ async fn lag_once(context: &Context, client: &Client, arguments: &LagArgs) -> Re
                 report.fail(failure);
                 continue;
             }
-            Err(failure) => return Err(failure.into()),
+            Err(failure) => return Err(failure),
         };
         let assigned =
             known.described.members.iter().flat_map(|member| decode_assignment(&member.member_assignment));
@@ -363,7 +399,7 @@ async fn lag_once(context: &Context, client: &Client, arguments: &LagArgs) -> Re
             report.fail(Failure::local(Exit::Unhealthy, "LAG_OVER_THRESHOLD", group, message));
         }
     }
-    report.print(&context.terminal)
+    Ok(report)
 }
 
 /// Where `seek` moves a group.

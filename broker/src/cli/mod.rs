@@ -206,9 +206,9 @@ async fn dispatch(context: &Context, command: Command) -> Exit {
         Command::Topic(command) => (command.name(), interruptible(topic::run(context, command)).await),
         Command::Produce(arguments) => ("produce", produce::run(context, arguments).await),
         Command::Consume(arguments) => ("consume", consume::run(context, arguments).await),
-        Command::Group(command) => (command.name(), interruptible(group::run(context, command)).await),
+        Command::Group(command) => (command.name(), group::run(context, command).await),
         Command::ResetOffsets(arguments) => {
-            ("group seek", interruptible(group::run(context, group::GroupCommand::Seek(arguments))).await)
+            ("group seek", group::run(context, group::GroupCommand::Seek(arguments)).await)
         }
         Command::Cluster(command) => (command.name(), interruptible(cluster::run(context, command)).await),
         Command::Bench(command) => (command.name(), bench::run(context, command).await),

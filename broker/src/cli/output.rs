@@ -384,6 +384,22 @@ impl<'a> RowStream<'a> {
         Ok(())
     }
 
+    /// Prints what a report holds, at once, and gives the exit code of its failures.
+    ///
+    /// # Errors
+    /// Standard output could not be written to.
+    pub(crate) fn report(&mut self, report: Report) -> Result<Exit, CommandError> {
+        for row in &report.rows {
+            self.row(row)?;
+        }
+        self.flush()?;
+        let exit = exit_of(&report.failures);
+        for failure in report.failures {
+            self.fail(failure);
+        }
+        Ok(exit)
+    }
+
     /// Adds a failed item, printed where failures go.
     pub(crate) fn fail(&mut self, failure: Failure) {
         if self.terminal.mode != OutputMode::Json {
