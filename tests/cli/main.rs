@@ -8,6 +8,7 @@ mod bench;
 mod consume;
 mod demo;
 mod dump;
+mod flags;
 mod json;
 mod offsets;
 mod produce;
