@@ -11,6 +11,7 @@ mod dump;
 mod flags;
 mod json;
 mod offsets;
+mod outputs;
 mod produce;
 
 use std::{
