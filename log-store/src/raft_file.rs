@@ -93,6 +93,11 @@ pub struct SegmentStats {
 }
 
 impl SegmentStats {
+    /// Bytes and checksum of headers: what tells two contents of one segment apart.
+    pub(crate) fn content(&self) -> (u64, u32) {
+        (self.bytes, self.headers_crc)
+    }
+
     /// Those of an empty segment.
     pub fn empty(base_offset: i64) -> Self {
         Self {

@@ -136,9 +136,9 @@ impl SegmentPool {
     /// The index of an open segment was read.
     fn note_index(&self, key: u64, segment: &OpenSegment, bytes: usize) {
         let mut open = lock(&self.open);
-        segment.index_bytes.store(bytes, Ordering::Relaxed);
+        let before = segment.index_bytes.swap(bytes, Ordering::Relaxed);
         if open.by_key.get(&key).is_some_and(|(pooled, _)| std::ptr::eq(&**pooled, segment)) {
-            open.index_bytes += bytes;
+            open.index_bytes = open.index_bytes.saturating_sub(before) + bytes;
             self.shrink(&mut open, key);
         }
     }
@@ -247,9 +247,21 @@ pub(crate) struct OpenSegment {
     pub(crate) file: Arc<dyn DiskFile>,
     /// The maps read from last, the latest first.
     windows: Mutex<VecDeque<Window>>,
-    index: Mutex<Option<Arc<SegmentIndex>>>,
+    index: Mutex<Option<CachedIndex>>,
     /// Memory of `index`; apart, so that the pool need not wait while an index is read.
     index_bytes: AtomicUsize,
+}
+
+/// An index in memory, with the content that it is of: a segment may be cut, and closed once more.
+struct CachedIndex {
+    content: (u64, u32),
+    index: Arc<SegmentIndex>,
+}
+
+impl CachedIndex {
+    fn of(&self, stats: &SegmentStats) -> Option<Arc<SegmentIndex>> {
+        (self.content == stats.content()).then(|| Arc::clone(&self.index))
+    }
 }
 
 impl fmt::Debug for OpenSegment {
@@ -276,9 +288,9 @@ impl OpenSegment {
         self.index_bytes.load(Ordering::Relaxed)
     }
 
-    /// The index, where it is in memory and nobody is about to read it.
-    pub(crate) fn index_in_memory(&self) -> Option<Arc<SegmentIndex>> {
-        self.index.try_lock().ok()?.clone()
+    /// The index of this content, where it is in memory and nobody is about to read it.
+    pub(crate) fn index_in_memory(&self, stats: &SegmentStats) -> Option<Arc<SegmentIndex>> {
+        self.index.try_lock().ok()?.as_ref()?.of(stats)
     }
 
     /// Written bytes of the file: a slice of a map, or a copy where the disk has no maps.
@@ -896,17 +908,13 @@ impl Segment {
         interval: u64,
     ) -> Result<Arc<SegmentIndex>, LogStoreError> {
         let open = self.handle()?;
-        let mut cached = lock(&open.index);
-        if let Some(index) = &*cached {
-            return Ok(Arc::clone(index));
+        let mut in_memory = lock(&open.index);
+        if let Some(index) = in_memory.as_ref().and_then(|cached| cached.of(stats)) {
+            return Ok(index);
         }
         let raft = self.read_raft_file()?;
         let known = match raft.summary {
-            Some(summary)
-                if summary.stats.bytes == stats.bytes && summary.stats.headers_crc == stats.headers_crc =>
-            {
-                self.read_index(&raft)?
-            }
+            Some(summary) if summary.stats.content() == stats.content() => self.read_index(&raft)?,
             _ => None,
         };
         let index = match known {
@@ -925,8 +933,8 @@ impl Segment {
             }
         };
         let index = Arc::new(index);
-        *cached = Some(Arc::clone(&index));
-        drop(cached);
+        *in_memory = Some(CachedIndex { content: stats.content(), index: Arc::clone(&index) });
+        drop(in_memory);
         self.pool.note_index(self.key, &open, index.memory());
         Ok(index)
     }

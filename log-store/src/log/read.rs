@@ -65,7 +65,7 @@ impl View {
     /// The index of the segment, which is open as `open`; one that would have to be read or made first is worth a wait.
     fn index_for(&self, open: &OpenSegment, waiting: Waiting) -> Result<Arc<SegmentIndex>, WalkError> {
         match (waiting, &self.index) {
-            (Waiting::Never, None) => open.index_in_memory().ok_or(WalkError::WouldWait),
+            (Waiting::Never, None) => open.index_in_memory(&self.stats).ok_or(WalkError::WouldWait),
             _ => Ok(self.index()?),
         }
     }

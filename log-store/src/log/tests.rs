@@ -417,6 +417,23 @@ proptest! {
     }
 }
 
+/// A closed segment that is cut and closed again is not searched by the index of its former content.
+#[test]
+fn a_cut_segment_has_another_index() {
+    run(&[
+        Op::Append(vec![100], 0),
+        Op::Append(vec![100, 100, 101], 0),
+        Op::Roll,
+        Op::Flush(2, true),
+        Op::Checkpoint,
+        Op::Purge(0),
+        Op::Truncate(128),
+        Op::Append(vec![102], 0),
+        Op::Append(vec![100, 100], 1143),
+        Op::Flush(1, false),
+    ]);
+}
+
 /// A log of several segments, written and stopped cleanly.
 fn stopped(dir: &Path, config: LogConfig, batches: i64) -> Node {
     let mut node = Node::new(dir, config);
