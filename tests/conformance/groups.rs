@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// A broker whose groups start without delay and may have short sessions, with its coordinators ready.
-fn groups() -> &'static str {
+pub(crate) fn groups() -> &'static str {
     static BROKER: OnceLock<Broker> = OnceLock::new();
     let start = || {
         let broker = Broker::ephemeral_until_exit(&[
@@ -88,7 +88,11 @@ pub(crate) fn member_id(wire: &mut Wire, group: &str) -> Str {
     given.member_id
 }
 
-fn sync(group: &str, joined: &JoinGroupResponse, plans: &[(&Str, &'static [u8])]) -> SyncGroupRequest {
+pub(crate) fn sync(
+    group: &str,
+    joined: &JoinGroupResponse,
+    plans: &[(&Str, &'static [u8])],
+) -> SyncGroupRequest {
     SyncGroupRequest {
         group_id: group.into(),
         generation_id: joined.generation_id,

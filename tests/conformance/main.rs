@@ -7,6 +7,7 @@ mod support;
 mod admin;
 mod against_kafka;
 mod batches;
+mod every_version;
 mod fetch;
 mod framing;
 mod groups;

@@ -100,8 +100,7 @@ fn ranges_are_what_old_clients_need() {
     assert_eq!(range(&response, 22), Some((0, 5)), "InitProducerId 6 is unstable");
 }
 
-/// Exactly what has tests is advertised, in exactly those versions: every key here is called in all its versions by the tests of its
-/// API and by the codec's.
+/// Exactly what has tests is advertised, in exactly those versions: `every_version.rs` calls each of them.
 ///
 /// Proves: V7.
 #[test]
