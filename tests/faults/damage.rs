@@ -8,6 +8,11 @@ use std::{
     process::Command,
 };
 
+use kafka_protocol::{
+    messages::{BrokerId, MetadataRequest, TopicName, metadata_request::MetadataRequestTopic},
+    protocol::StrBytes,
+};
+
 use crate::{
     connect, files, fill, read, stop,
     support::{
@@ -77,9 +82,9 @@ fn stale_files_are_harmless() {
 }
 
 /// A partition whose folder cannot be read is offline alone; the others serve. Clients that do not know the error of a disk are told to look
-/// for another leader. Run as another user where this is root.
+/// for another leader, and Metadata names the replica as offline. Run as another user where this is root.
 ///
-/// Proves: fault D22, F18.
+/// Proves: fault D22, F18, M11.
 #[test]
 fn an_unreadable_partition_is_offline_alone() {
     let data = tempfile::tempdir().expect("a data directory");
@@ -103,11 +108,34 @@ fn an_unreadable_partition_is_offline_alone() {
         let fetched = peer::fetch_in_version(&mut connect(&broker), version, "barred", 0, 0, 0);
         assert_eq!(fetched.expect("an answer").error_code, code, "v{version}");
     }
+    // Error, leader, replicas in sync, offline replicas, which version 5 brought; all replicas are told in any case.
+    let offline = |dead| (5, -1, vec![], dead);
+    let serving = (0, 1, vec![1], vec![]);
+    for (version, dead) in [(4, vec![]), (5, vec![1]), (12, vec![1])] {
+        assert_eq!(placement(&broker, "barred", version), offline(dead), "v{version}");
+        assert_eq!(placement(&broker, "good", version), serving, "v{version}");
+    }
     assert!(broker.log().contains("barred-0"), "{}", broker.log());
     drop(broker);
     mode(0o755);
     let broker = Broker::on(data.path(), &[]);
     assert_eq!(read(&broker, "barred"), values("barred", 0..100), "nothing was lost");
+    assert_eq!(placement(&broker, "barred", 12), serving);
+}
+
+/// What Metadata says of partition 0, whose only replica is here: its error, leader, replicas in sync and offline ones.
+fn placement(broker: &Broker, topic: &str, version: i16) -> (i16, i32, Vec<i32>, Vec<i32>) {
+    let name = TopicName(StrBytes::from_string(topic.to_owned()));
+    let wanted = MetadataRequestTopic::default().with_name(Some(name));
+    let request = MetadataRequest::default().with_topics(Some(vec![wanted]));
+    let answer = connect(broker).call(&request, version).expect("an answer");
+    assert_eq!((answer.topics[0].error_code, answer.topics[0].partitions.len()), (0, 1));
+    let partition = &answer.topics[0].partitions[0];
+    let numbers = |ids: &[BrokerId]| ids.iter().map(|id| id.0).collect();
+    let replicas: Vec<i32> = numbers(&partition.replica_nodes);
+    assert_eq!(replicas, [1], "the preferred leader stays");
+    let (in_sync, offline) = (numbers(&partition.isr_nodes), numbers(&partition.offline_replicas));
+    (partition.error_code, partition.leader_id.0, in_sync, offline)
 }
 
 /// What a broker says that does not start; it leaves with 1.
