@@ -237,14 +237,12 @@ impl Broker {
         self.child.wait().expect("waiting for the broker")
     }
 
-    /// Resident memory now, in bytes.
-    pub(crate) fn resident_bytes(&self) -> u64 {
-        self.memory("VmRSS:")
-    }
-
     /// The most resident memory that it ever had, in bytes.
     pub(crate) fn peak_resident_bytes(&self) -> u64 {
-        self.memory("VmHWM:")
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a line about memory");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }
 
     /// Processor time that it has used so far.
@@ -253,13 +251,6 @@ impl Broker {
         // Fields 14 and 15, counted behind the name in brackets, which is field 2; in hundredths of a second.
         let fields = stat.rsplit(')').next().expect("fields").split_whitespace().skip(11).take(2);
         fields.map(|ticks| Duration::from_millis(10 * ticks.parse::<u64>().expect("a number"))).sum()
-    }
-
-    fn memory(&self, name: &str) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
-        let line = status.lines().find(|line| line.starts_with(name)).expect("a line about memory");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }
 }
 
