@@ -18,6 +18,7 @@ use alluvium::{
 };
 
 use crate::{
+    batches::of_size,
     requests::{batch, create, fresh, named, produce_to, shared},
     support::{broker::Broker, wire::Wire},
 };
@@ -304,6 +305,31 @@ fn frames_may_come_in_pieces() {
         thread::sleep(Duration::from_micros(200));
     }
     wire.receive::<MetadataRequest>(9, 77);
+}
+
+/// A large frame that comes byte by byte is a frame, too, and between the bytes of one that is not whole yet the broker rests.
+///
+/// Proves: fault I06.
+#[test]
+fn a_large_frame_may_come_in_pieces() {
+    let broker = Broker::ephemeral();
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "pieces", 1, &[]);
+    let frame = encode_request(&produce_to("pieces", id, 0, of_size(512 << 10)), 9, 7, &Str::default());
+    let (first, last) = frame.split_at(frame.len() - (8 << 10));
+    for byte in first {
+        wire.stream.write_all(&[*byte]).expect("a byte");
+    }
+    let (began, before) = (Instant::now(), broker.processor_time());
+    for byte in last {
+        wire.stream.write_all(&[*byte]).expect("a byte");
+        thread::sleep(Duration::from_micros(200));
+    }
+    let (used, elapsed) = (broker.processor_time() - before, began.elapsed());
+    assert!(4 * used < elapsed, "{used:?} of {elapsed:?}");
+    let answer = wire.receive::<ProduceRequest>(9, 7);
+    let answer = &answer.responses[0].partitions[0];
+    assert_eq!((answer.error_code, answer.base_offset), (0, 0));
 }
 
 /// Other protocols on the plain port are closed quickly, and the log says what they look like; however many come, it gets a few lines a
