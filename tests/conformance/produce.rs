@@ -1,6 +1,6 @@
 //! Produce (P), and record batches that lie (fault I04).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use alluvium::protocol::{
     ErrorCode,
@@ -12,7 +12,7 @@ use alluvium::protocol::{
 use bytes::Bytes;
 use log_store::{
     batch::{BatchBuilder, CONTROL_BIT, LOG_APPEND_TIME_BIT, TRANSACTIONAL_BIT},
-    compression::{self, Codec},
+    compression::{self, Codec, Inflater},
     disk::overlay::SLOW_SYNC,
     record::Header,
 };
@@ -508,6 +508,107 @@ fn decompression_bombs_are_refused_within_bounds() {
     assert!(grown < (64 << 20) + 4 * largest, "{} MiB", grown >> 20);
     assert_eq!(end_of(&mut wire, &topic, 0), 0);
     assert_eq!(values(&fetch_all(&mut other, other_id, 0)), ["x"; 15]);
+}
+
+/// A bomb that would go on for long costs no more processor than honest records that inflate as far as a batch may.
+///
+/// Proves: fault I03.
+#[test]
+fn a_bomb_costs_no_more_than_honest_records() {
+    let broker = Broker::ephemeral();
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "bombs", 1, &[("max.message.bytes", "8388608")]);
+    for codec in [Codec::Gzip, Codec::Lz4, Codec::Zstd] {
+        let mut honest = BatchBuilder::new(codec);
+        honest.append(now(), None, Some(&vec![0; 60 << 20]), &[]);
+        let honest = honest.build().to_bytes();
+        let bomb = bomb(codec, 1 << 30);
+        let taken = processor(&broker, || {
+            for _ in 0..4 {
+                let response = produce(&mut wire, 9, "bombs", id, 0, honest.clone());
+                assert_eq!(code(&response), ErrorCode::None, "{response:?}");
+            }
+        });
+        let refused = processor(&broker, || {
+            for _ in 0..4 {
+                let response = produce(&mut wire, 9, "bombs", id, 0, bomb.clone());
+                assert_eq!(code(&response), ErrorCode::InvalidRecord, "{response:?}");
+            }
+        });
+        assert!(refused < 3 * taken, "{codec:?}: {refused:?} to refuse what takes {taken:?} to store");
+    }
+}
+
+/// A bomb inside of what is inflated is never met: the broker inflates once. As the value of a record it is the client's own; in the place
+/// of records, alone or in message sets of the old format, it is no record.
+///
+/// Proves: fault I03.
+#[test]
+fn nested_bombs_are_not_inflated() {
+    const ROUNDS: usize = 20;
+    let broker = Broker::ephemeral();
+    let mut wire = Wire::open(&broker.bootstrap);
+    let id = create(&mut wire, "nested", 2, &[]);
+    let zip = |bytes: &[u8]| compression::deflate(Codec::Gzip, None, bytes);
+    let inner = zip(&vec![0; 200 << 20]);
+    let holding = |value: &[u8]| {
+        let mut outer = BatchBuilder::new(Codec::Gzip);
+        outer.append(now(), None, Some(value), &[]);
+        outer.build().to_bytes()
+    };
+    let batch_inside = compressed_batch(Codec::Gzip, &inner);
+    // The value of a compressed message was a message set, which may be compressed again.
+    let old = message_of_version_1(Codec::Gzip, &zip(&message_of_version_1(Codec::Gzip, &inner)));
+    let in_place = [&inner, &old].map(|bytes| compressed_batch(Codec::Gzip, &zip(bytes)));
+
+    let mut send = |records: &Bytes, partition, expected| {
+        processor(&broker, || {
+            for _ in 0..ROUNDS {
+                let response = produce(&mut wire, 9, "nested", id, partition, records.clone());
+                assert_eq!(code(&response), expected, "{response:?}");
+            }
+        })
+    };
+    let before = broker.peak_resident_bytes();
+    let mut costs = vec![send(&holding(&batch_inside), 0, ErrorCode::None)];
+    costs.extend(in_place.iter().map(|records| send(records, 1, ErrorCode::InvalidRecord)));
+    costs.push(send(&old.into(), 1, ErrorCode::InvalidRecord));
+    let grown = broker.peak_resident_bytes() - before;
+    assert!(grown < 16 << 20, "{} MiB", grown >> 20);
+    let inflating = send(&holding(&vec![0; 60 << 20]), 1, ErrorCode::None);
+    for cost in costs {
+        assert!(4 * cost < inflating, "{cost:?}; what is inflated to 60 MiB takes {inflating:?}");
+    }
+    assert_eq!(end_of(&mut wire, "nested", 1), ROUNDS as i64, "only those without a bomb");
+    let fetched = fetch_all(&mut wire, id, 0);
+    let (mut inflater, stored) = (Inflater::default(), batches::batches(&fetched));
+    assert_eq!(stored.len(), ROUNDS);
+    for batch in &stored {
+        let record =
+            batch.records_in(&mut inflater).expect("gzip").next().expect("a record").expect("its form");
+        assert_eq!(record.value, Some(&batch_inside[..]));
+    }
+}
+
+/// Processor time that a broker uses meanwhile.
+fn processor(broker: &Broker, work: impl FnOnce()) -> Duration {
+    let before = broker.processor_time();
+    work();
+    broker.processor_time() - before
+}
+
+/// A message set of one compressed message of version 1.
+fn message_of_version_1(codec: Codec, value: &[u8]) -> Vec<u8> {
+    let length = i32::try_from(value.len()).expect("a short value");
+    let body =
+        [&[1, codec as u8][..], &now().to_be_bytes(), &(-1_i32).to_be_bytes(), &length.to_be_bytes(), value]
+            .concat();
+    // Both formats count the same CRC-32: gzip ends with it, the other way round, and the length.
+    let zipped = compression::deflate(Codec::Gzip, None, &body);
+    let mut crc = zipped[zipped.len() - 8..][..4].to_vec();
+    crc.reverse();
+    let size = i32::try_from(4 + body.len()).expect("a short message");
+    [&0_i64.to_be_bytes()[..], &size.to_be_bytes(), &crc, &body].concat()
 }
 
 /// A batch whose compressed records become `size` zero bytes, or as many as fit where the codec does not shrink so far.
