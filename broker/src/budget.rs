@@ -1,12 +1,17 @@
-//! The byte budget of the node: how much of requests and responses may be in memory at once.
+//! The byte budget of the node: how many bytes of requests may be in memory at once, each until its answer is written.
 //!
 //! ```text
-//! taken when a frame's length is read, before its bytes are; given back when its answer is written
+//! taken when a frame's length is known, before the rest of it is read; given back when its answer is written
 //!
 //! |<------------------ total ------------------>|
 //! |<-- frames above 1 MiB: three quarters ----->| reserve that only small frames may use |
 //! ```
 //! The reserve keeps a few clients that announce huge frames and send nothing from stopping everybody else.
+//!
+//! Not counted is what each connection bounds for itself (`connection.rs`): the one read in which a length comes, and the answers, of
+//! which a connection may hold `MAX_UNSENT` bytes and one answer more. A join or a sync that waits for other members gives its share
+//! back at once.
+//!
 //! Invariant: what [`Share`]s hold never exceeds the total.
 
 use std::sync::{

@@ -12,7 +12,7 @@
 //! Invariants:
 //! - no more than `MAX_PIPELINED` requests and `MAX_PIPELINED_BYTES` of them are in flight;
 //! - while answers of more than `MAX_UNSENT` bytes wait for the client, nothing new starts and nothing is read;
-//! - a frame's bytes are read only after its length was taken from the node's budget;
+//! - the rest of a frame is read only after its length was taken from the node's budget;
 //! - no error on one connection is seen by another.
 
 use std::{

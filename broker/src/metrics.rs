@@ -43,7 +43,7 @@ pub struct Metrics {
     pub bytes_received: IntCounter,
     /// Bytes written to clients.
     pub bytes_sent: IntCounter,
-    /// Bytes of requests and responses in memory.
+    /// Bytes of requests in memory.
     pub budget_bytes: IntGauge,
 }
 
@@ -126,7 +126,7 @@ impl Metrics {
             bytes_sent: counter("alluvium_sent_bytes_total", "Bytes written to clients")?,
             budget_bytes: gauge(
                 "alluvium_request_memory_bytes",
-                "Bytes of requests and responses in memory",
+                "Bytes of requests in memory, each until it is answered",
             )?,
             registry,
         })

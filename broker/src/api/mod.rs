@@ -167,7 +167,7 @@ pub struct Broker {
     pub partitions: Partitions,
     /// What is counted.
     pub metrics: Metrics,
-    /// Bytes of requests and responses in memory.
+    /// Bytes of requests in memory.
     pub budget: Budget,
     /// Held from the look at the system's limits until the topics are there: creations that run side by side must not
     /// exceed them together.

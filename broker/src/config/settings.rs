@@ -185,7 +185,7 @@ pub const SETTINGS: &[Setting] = &[
         "queued.max.request.bytes",
         integer(16 << 20, i64::MAX),
         "268435456",
-        "Bytes of requests and responses in memory over all connections; sockets are not read beyond it.",
+        "Bytes of requests in memory over all connections, each until it is answered; sockets are not read beyond it.",
     ),
     setting(
         "fetch.max.bytes",
