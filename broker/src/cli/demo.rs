@@ -402,7 +402,7 @@ fn print_card(arguments: &DemoArgs, addresses: &Addresses) -> Result<(), Command
   alluvium consume orders -o -5 -n 5{option}
   alluvium group lag dashboard{option}
   alluvium produce orders '{{\"hello\":\"world\"}}' -k me{option}
-  kcat -b {bootstrap} -C -t orders -o -5 -e
+  kcat -b {bootstrap} -t orders -C -o -5 -c 5
   python3 -c \"from confluent_kafka import Consumer; c = Consumer({{'bootstrap.servers': '{bootstrap}', 'group.id': 'me'}}); c.subscribe(['orders']); [print(m.value().decode()) for m in iter(lambda: c.poll(10), None)]\"
   Ctrl-C ends it
 ",
