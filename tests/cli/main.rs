@@ -13,6 +13,7 @@ mod json;
 mod offsets;
 mod outputs;
 mod produce;
+mod readme;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -78,6 +78,12 @@ pub(crate) fn kcat() -> Option<PathBuf> {
     })
 }
 
+/// jq, from the system.
+pub(crate) fn jq() -> Option<PathBuf> {
+    static CELL: Fetched = OnceLock::new();
+    fetched(&CELL, "jq", || step(Command::new("jq").arg("--version")).map(|_| "jq".into()))
+}
+
 /// A Python interpreter that has confluent-kafka.
 pub(crate) fn python() -> Option<PathBuf> {
     static CELL: Fetched = OnceLock::new();
