@@ -9,9 +9,9 @@ fn hide(text: &mut String, found: &str, letter: &str) {
     *text = text.replace(found, &letter.repeat(found.len()));
 }
 
-/// Topics and groups in every mode: exactly the columns, alignment, blanks and fields expected.
+/// Topics, groups, the cluster and its APIs in every mode: exactly the columns, alignment, blanks and fields expected.
 #[test]
-fn topics_and_groups_are_printed_to_the_letter() {
+fn what_lists_is_printed_to_the_letter() {
     let broker = Broker::ephemeral();
     let well = |line: &str, input: &str| {
         let ran = run_with(&broker.bootstrap, line, input);
@@ -35,6 +35,10 @@ fn topics_and_groups_are_printed_to_the_letter() {
         .map(|topic| (topic["topic_id"].as_str().expect("an id").to_owned(), "T"))
         .collect();
     volatile.push((live()[0]["member"].as_str().expect("an id").to_owned(), "M"));
+    let cluster = rows(&well("cluster info -O json", ""));
+    volatile.push((cluster[0]["cluster_id"].as_str().expect("an id").to_owned(), "C"));
+    let (_, port) = broker.bootstrap.split_at("127.0.0.1:".len());
+    volatile.push((port.to_owned(), "P"));
     let mut transcript = String::new();
     for line in [
         "topic list",
@@ -44,6 +48,8 @@ fn topics_and_groups_are_printed_to_the_letter() {
         "group list",
         "group describe accounting live",
         "group lag accounting live",
+        "cluster info",
+        "api versions",
     ] {
         for mode in ["table", "wide", "json", "jsonl", "csv", "name"] {
             let printed = well(&format!("{line} -O {mode}"), "").stdout;
@@ -53,7 +59,7 @@ fn topics_and_groups_are_printed_to_the_letter() {
     for (found, letter) in &volatile {
         hide(&mut transcript, found, letter);
     }
-    assert_eq!(volatile.len(), 3, "{volatile:?}");
+    assert_eq!(volatile.len(), 5, "{volatile:?}");
     if transcript != include_str!("outputs.txt") {
         let different =
             transcript.lines().zip(include_str!("outputs.txt").lines()).find(|(is, was)| is != was);
