@@ -77,7 +77,7 @@ pub struct NodeOptions {
     pub entropy: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Told how far recovery is, while it runs.
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
-    /// Told how long each sync of the write-ahead log took.
+    /// Told how long each sync of the write-ahead log took, and of a segment that a round waits for.
     pub synced: Arc<dyn Fn(Duration) + Send + Sync>,
     /// This broker as the metadata names it.
     pub broker: BrokerInfo,
