@@ -163,6 +163,18 @@ fn settings_of_clients_in_the_same_file_are_none_of_the_servers() {
     assert_eq!(Config::load(&sources).unwrap().node_id, 7);
 }
 
+/// In a build for release, too: there neither debug nor trace is taken.
+#[test]
+fn levels_that_a_build_lacks_are_refused() {
+    for (filter, needed) in [
+        ("info", LevelFilter::INFO),
+        ("debug", LevelFilter::DEBUG),
+        ("warn,alluvium::connection=trace", LevelFilter::TRACE),
+    ] {
+        assert_eq!(log_filter(filter).is_ok(), needed <= STATIC_MAX_LEVEL, "{filter}");
+    }
+}
+
 #[test]
 fn files_are_looked_for_in_the_usual_folders() {
     let files = |pairs: &[(&str, &str)]| {
